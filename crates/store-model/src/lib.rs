@@ -1,0 +1,26 @@
+//! Nix's formats as values: store paths, hashes, derivations, NARs, path metadata and settings.
+//!
+//! Nothing here does I/O of its own: readers and writers go through `std::io` traits, so a fuzzer
+//! can drive all of it. The crate knows neither tokio nor actix.
+//!
+//! Reading order: [`base32`], [`hash`], [`store_path`], [`store_dir`], [`derivation`], [`nar`],
+//! [`ref_scan`], [`path_info`], [`settings`].
+
+#![forbid(unsafe_code)]
+
+pub mod base32;
+pub mod derivation;
+pub mod error;
+pub mod hash;
+pub mod path_info;
+pub mod settings;
+pub mod store_dir;
+pub mod store_path;
+
+pub use derivation::{Derivation, DerivationOutput, OutputName};
+pub use error::Error;
+pub use hash::{Hash, HashAlgorithm, NarHash};
+pub use path_info::PathInfo;
+pub use settings::Settings;
+pub use store_dir::StoreDir;
+pub use store_path::StorePath;
