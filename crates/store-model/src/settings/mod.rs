@@ -1,0 +1,185 @@
+//! Settings that decide how a store is used and how paths are realised.
+//!
+//! [`Settings`] is the value that every other crate reads.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::StoreDir;
+
+/// Where a store and its state are on this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoreLayout {
+    /// The directory that paths are named by and hashed with.
+    pub store_dir: StoreDir,
+    /// Where the objects really are; differs from `store_dir` under `--store ROOT`.
+    pub real_store_dir: PathBuf,
+    /// Database, locks, roots, build directories: `/nix/var/nix`.
+    pub state_dir: PathBuf,
+    /// Build logs below `drvs/`: `/nix/var/log/nix`.
+    pub log_dir: PathBuf,
+}
+
+impl StoreLayout {
+    /// Returns the layout of a store whose `/nix` lies at `root/nix`.
+    #[must_use]
+    pub fn under_root(root: &std::path::Path) -> Self {
+        Self {
+            store_dir: StoreDir::default(),
+            real_store_dir: root.join("nix/store"),
+            state_dir: root.join("nix/var/nix"),
+            log_dir: root.join("nix/var/log/nix"),
+        }
+    }
+
+    /// Returns whether objects lie somewhere else than where their paths say.
+    #[must_use]
+    pub fn is_relocated(&self) -> bool {
+        self.real_store_dir.as_os_str() != self.store_dir.as_str()
+    }
+}
+
+/// Whether builders run in the sandbox (`sandbox`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SandboxMode {
+    /// Every builder.
+    Always,
+    /// Every builder whose derivation does not say `__noChroot`.
+    Relaxed,
+    /// None.
+    Never,
+}
+
+/// One entry of `sandbox-paths`: `target=source?:rw`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SandboxPath {
+    /// Absolute path inside the sandbox.
+    pub target: PathBuf,
+    /// Absolute path on the host.
+    pub source: PathBuf,
+    /// Whether an absent source is passed over.
+    pub optional: bool,
+    /// Whether the builder may write through it.
+    pub writable: bool,
+}
+
+/// How durable a commit of the database is (`fsync-metadata`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MetadataSync {
+    /// A committed row survives a power cut.
+    Durable,
+    /// It survives a crash of the program.
+    Relaxed,
+}
+
+/// Every setting that the services and the scheduler read, with its value in force.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is one of the user's independent switches, and named like it"
+)]
+pub struct Settings {
+    /// The platform of this machine (`system`).
+    pub system: String,
+    /// Further platforms that this machine runs (`extra-platforms`).
+    pub extra_platforms: BTreeSet<String>,
+    /// What this machine offers to `requiredSystemFeatures` (`system-features`).
+    pub system_features: BTreeSet<String>,
+    /// Local builds at once (`max-jobs`); 0 means none.
+    pub max_jobs: usize,
+    /// Cores for each builder (`cores`); 0 means all.
+    pub cores: usize,
+    /// Substitutions at once (`max-substitution-jobs`).
+    pub max_substitution_jobs: usize,
+    /// Whether to go on after a failure (`keep-going`).
+    pub keep_going: bool,
+    /// Whether to keep the build directory of a failed build (`keep-failed`).
+    pub keep_failed: bool,
+    /// Whether to build what could not be downloaded (`fallback`).
+    pub fallback: bool,
+    /// Longest run of one builder (`timeout`).
+    pub timeout: Option<Duration>,
+    /// Longest silence of one builder (`max-silent-time`).
+    pub max_silent_time: Option<Duration>,
+    /// Most bytes of log of one builder (`max-build-log-size`).
+    pub max_build_log_size_bytes: Option<u64>,
+    /// Lines of log that a failure quotes (`log-lines`).
+    pub log_lines: usize,
+    /// Whether logs are kept (`keep-build-log`).
+    pub keep_log: bool,
+    /// Whether kept logs are compressed (`compress-build-log`).
+    pub compress_log: bool,
+    /// Whether builders are sandboxed (`sandbox`).
+    pub sandbox: SandboxMode,
+    /// Host paths that builders see (`sandbox-paths` and `extra-sandbox-paths`).
+    pub sandbox_paths: Vec<SandboxPath>,
+    /// The build directory as the sandbox shows it (`sandbox-build-dir`).
+    pub sandbox_build_dir: PathBuf,
+    /// Size of `/dev/shm`, in the words of mount(8) (`sandbox-dev-shm-size`).
+    pub sandbox_dev_shm_size: String,
+    /// Where build directories are made (`build-dir`); the state directory's `builds` if `None`.
+    pub build_dir: Option<PathBuf>,
+    /// The group whose members run builders (`build-users-group`); empty means none.
+    pub build_users_group: String,
+    /// First uid that is given out where no group is usable (`start-id`).
+    pub start_id: u32,
+    /// How many uids from there (`id-count`).
+    pub id_count: u32,
+    /// Whether builders may make user namespaces (`allow-nested-userns`).
+    pub allow_nested_userns: bool,
+    /// Whether builders see kernel 2.6 (`impersonate-linux-26`).
+    pub impersonate_linux_26: bool,
+    /// Prefixes that `__impureHostDeps` may name (`allowed-impure-host-deps`).
+    pub allowed_impure_host_deps: BTreeSet<PathBuf>,
+    /// The launcher, if it is not beside the running program (`sandbox-init`).
+    pub sandbox_init: Option<PathBuf>,
+    /// Whether contents are on disk before a path is valid (`fsync-store-paths`).
+    pub fsync_store_paths: bool,
+    /// How durable the database's commits are (`fsync-metadata`).
+    pub metadata_sync: MetadataSync,
+    /// Whether caches may be asked (`substitute`).
+    pub substitute: bool,
+}
+
+impl Default for Settings {
+    /// Returns the defaults of SPEC F7, for a machine with one core; the command line fills in the
+    /// machine's own platform, cores and features.
+    fn default() -> Self {
+        Self {
+            system: format!("{}-linux", std::env::consts::ARCH),
+            extra_platforms: BTreeSet::new(),
+            system_features: ["nixos-test", "benchmark", "big-parallel"]
+                .into_iter()
+                .map(str::to_owned)
+                .collect(),
+            max_jobs: 1,
+            cores: 0,
+            max_substitution_jobs: 16,
+            keep_going: false,
+            keep_failed: false,
+            fallback: false,
+            timeout: None,
+            max_silent_time: None,
+            max_build_log_size_bytes: None,
+            log_lines: 25,
+            keep_log: true,
+            compress_log: true,
+            sandbox: SandboxMode::Always,
+            sandbox_paths: Vec::new(),
+            sandbox_build_dir: PathBuf::from("/build"),
+            sandbox_dev_shm_size: "50%".to_owned(),
+            build_dir: None,
+            build_users_group: String::new(),
+            start_id: 872_415_232,
+            id_count: 8_388_608,
+            allow_nested_userns: true,
+            impersonate_linux_26: false,
+            allowed_impure_host_deps: BTreeSet::new(),
+            sandbox_init: None,
+            fsync_store_paths: true,
+            metadata_sync: MetadataSync::Durable,
+            substitute: true,
+        }
+    }
+}
