@@ -1,0 +1,251 @@
+//! Everything that can be said to this crate's actors, and what they answer.
+//!
+//! Questions and commands only: the registry never asks anybody back.
+
+use std::collections::BTreeSet;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use actix::Message;
+use store_model::derivation::IngestionMethod;
+use store_model::{Derivation, Hash, OutputName, PathInfo, StorePath};
+
+use crate::Error;
+
+/// Asked by anybody: what is known about one path; `None` if it is not valid.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<Option<PathInfo>, Error>")]
+pub struct QueryPathInfo {
+    /// The path in question.
+    pub path: StorePath,
+}
+
+/// Asked by goals and the command line: which of these paths are valid.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<BTreeSet<StorePath>, Error>")]
+pub struct QueryValidPaths {
+    /// The paths in question, answered in one read transaction.
+    pub paths: Vec<StorePath>,
+}
+
+/// Asked by goals: everything reachable from these valid paths by references, themselves included.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<BTreeSet<StorePath>, Error>")]
+pub struct QueryClosure {
+    /// Where to start. An invalid one is an error that names it.
+    pub roots: BTreeSet<StorePath>,
+}
+
+/// Asked by goals: the parsed and checked contents of a valid `.drv`.
+///
+/// Checked means: its own path follows from its text, and its output paths follow from it
+/// (SECURITY V04).
+#[derive(Debug, Message)]
+#[rtype(result = "Result<Arc<Derivation>, Error>")]
+pub struct QueryDerivation {
+    /// Path of the derivation.
+    pub drv_path: StorePath,
+}
+
+/// Asked by repairing goals: which of these paths are valid and have the contents that the
+/// database says. Answers are remembered for the registry's lifetime (SPEC A10).
+#[derive(Debug, Message)]
+#[rtype(result = "Result<BTreeSet<StorePath>, Error>")]
+pub struct QueryGoodPaths {
+    /// The paths in question.
+    pub paths: Vec<StorePath>,
+}
+
+/// Sent by goals before they ask for validity: keeps these paths from the garbage collector until
+/// the registry stops.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<(), Error>")]
+pub struct AddTempRoots {
+    /// Paths, valid or not.
+    pub paths: Vec<StorePath>,
+}
+
+/// Sent by a goal that holds a slot, to the lock keeper: all locks or none, without waiting.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<LockAttempt, Error>")]
+pub struct TryLockOutputs {
+    /// Output paths; taken in their sorted order.
+    pub paths: BTreeSet<StorePath>,
+}
+
+/// Answer to [`TryLockOutputs`].
+#[derive(Debug)]
+pub enum LockAttempt {
+    /// All of them are ours until the value is dropped.
+    Acquired(OutputLocks),
+    /// Somebody has this one; none was taken.
+    Busy {
+        /// The first output whose lock is taken.
+        path: StorePath,
+        /// Who has it, where the kernel tells.
+        holder: LockHolder,
+    },
+}
+
+/// Who holds a lock that we want.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LockHolder {
+    /// Another goal of this process.
+    ThisProcess,
+    /// Another process.
+    Process(u32),
+    /// The kernel does not tell.
+    Unknown,
+}
+
+/// Locks on outputs. Dropping them lets everybody else go on at once.
+#[derive(Debug)]
+pub struct OutputLocks {
+    // Filled in by the lock keeper.
+    pub(crate) _private: (),
+}
+
+/// Sent by a goal that found a lock busy, to the lock keeper: answers when the lock was free for a
+/// moment. The lock is not held afterwards: the goal asks for a slot and tries again.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<(), Error>")]
+pub struct AwaitLock {
+    /// The output whose lock was busy.
+    pub path: StorePath,
+}
+
+/// Sent by a goal that holds the locks: removes what lies at these paths without being valid.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<(), Error>")]
+pub struct DiscardInvalidPaths {
+    /// Output paths; those that are valid are left alone.
+    pub paths: Vec<StorePath>,
+}
+
+/// One output as the builder left it.
+#[derive(Debug, Clone)]
+pub struct ScratchOutput {
+    /// Its symbolic name.
+    pub name: OutputName,
+    /// Where it belongs; in the scratch directory it has the same base name.
+    pub path: StorePath,
+    /// What a fixed output must hash to.
+    pub fixed: Option<(IngestionMethod, Hash)>,
+}
+
+/// The directory that a builder saw as the store, reached by descriptor only.
+#[derive(Debug, Clone)]
+pub struct ScratchStore {
+    /// The open directory.
+    pub dir: Arc<OwnedFd>,
+    /// Its path, for messages.
+    pub path: PathBuf,
+}
+
+/// Sent by a goal that holds the locks, after its builder is gone: checks the outputs, makes their
+/// metadata canonical, hashes and scans them in one pass, moves them into the store, syncs, and
+/// registers all of them in one transaction.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<Vec<PathInfo>, RegisterError>")]
+pub struct RegisterOutputs {
+    /// The derivation that made them.
+    pub drv_path: StorePath,
+    /// Where they are.
+    pub scratch: ScratchStore,
+    /// The uid that must own every file of them.
+    pub builder_uid: u32,
+    /// All outputs to register. An output that is valid already is left out by the goal.
+    pub outputs: Vec<ScratchOutput>,
+    /// What the contents may mention: the input closure and all outputs.
+    pub reference_candidates: Arc<BTreeSet<StorePath>>,
+}
+
+/// Why outputs were not registered. Nothing of them is valid then, and nothing is left at their
+/// paths.
+#[derive(Debug, thiserror::Error)]
+pub enum RegisterError {
+    /// The builder left something that no store may hold (OutputRejected).
+    #[error("{0}")]
+    Rejected(String),
+    /// A fixed output has other contents than promised (HashMismatch).
+    #[error(
+        "hash mismatch in fixed-output derivation '{drv_path}':\n  specified: {}\n     got:    {}",
+        wanted.to_sri(),
+        got.to_sri()
+    )]
+    HashMismatch {
+        /// Full path of the derivation.
+        drv_path: String,
+        /// What the derivation says.
+        wanted: Hash,
+        /// What the output has.
+        got: Hash,
+    },
+    /// The store failed, not the builder.
+    #[error(transparent)]
+    Store(#[from] Error),
+}
+
+/// Sent by the command line and the library: puts a text file, such as a derivation, into the
+/// store. Answers with its path, valid and durable.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<StorePath, Error>")]
+pub struct AddText {
+    /// Name part of the path.
+    pub name: String,
+    /// The bytes.
+    pub contents: Vec<u8>,
+    /// What the contents refer to; all must be valid.
+    pub references: BTreeSet<StorePath>,
+}
+
+/// Sent by the command line: copies a file or a tree into the store. Answers with its path, valid
+/// and durable.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<StorePath, Error>")]
+pub struct AddPath {
+    /// The file or directory on the host.
+    pub source: PathBuf,
+    /// Name part of the path.
+    pub name: String,
+    /// How it is addressed; [`IngestionMethod::Recursive`] for ordinary sources.
+    pub method: IngestionMethod,
+    /// With which hash function, SHA-256 for ordinary sources.
+    pub algorithm: store_model::HashAlgorithm,
+}
+
+/// Asked by the command line: which valid paths refer to this one.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<BTreeSet<StorePath>, Error>")]
+pub struct QueryReferrers {
+    /// A valid path.
+    pub path: StorePath,
+}
+
+/// Asked by the command line: which valid derivations have this path as an output.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<BTreeSet<StorePath>, Error>")]
+pub struct QueryValidDerivers {
+    /// The path.
+    pub path: StorePath,
+}
+
+/// Asked by the command line: every valid path.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<BTreeSet<StorePath>, Error>")]
+pub struct QueryAllValidPaths;
+
+/// Asked by the command line: the valid path whose name begins with this hash part.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<Option<StorePath>, Error>")]
+pub struct QueryPathFromHashPart {
+    /// 32 base-32 digits.
+    pub hash_part: String,
+}
+
+/// Sent once at the end: commits what is queued, removes the temporary roots file, ends the worker
+/// threads, and answers when they are gone.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct StopRegistry;

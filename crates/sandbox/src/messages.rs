@@ -1,0 +1,191 @@
+//! Everything that can be said to this crate's actors, and what they tell.
+
+use std::collections::BTreeSet;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use actix::{Message, Recipient};
+use bytes::Bytes;
+use store_model::{Derivation, Settings, StorePath};
+
+use crate::Error;
+
+/// Names one run of one builder within one supervisor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BuildId(pub u64);
+
+/// Sent by a goal that holds a slot and the locks: runs the builder.
+///
+/// Answers as soon as the build is accepted. Everything after that comes to `observer`, in order,
+/// and ends with exactly one [`BuildEvent::Exited`], also after [`CancelBuild`] and after errors
+/// while setting up.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct StartBuild {
+    /// Chosen by the sender, never used twice.
+    pub build_id: BuildId,
+    /// The derivation's path; names directories and the log.
+    pub drv_path: StorePath,
+    /// What to run.
+    pub derivation: Arc<Derivation>,
+    /// The closure that the builder may see.
+    pub input_paths: Arc<BTreeSet<StorePath>>,
+    /// The settings of the request: time-outs, cores, sandbox and log options.
+    pub settings: Arc<Settings>,
+    /// Who is told.
+    pub observer: Recipient<BuildProgress>,
+}
+
+/// Sent by the session of a running builder to the goal that started it.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct BuildProgress {
+    /// Which build.
+    pub build_id: BuildId,
+    /// What happened.
+    pub event: BuildEvent,
+}
+
+/// What can happen to a build, in this order.
+#[derive(Debug)]
+pub enum BuildEvent {
+    /// The builder runs.
+    Started(BuilderStarted),
+    /// It wrote whole lines (or a part of a line longer than 64 KiB, or the unfinished last one).
+    Logged(LogLines),
+    /// It is gone, and so is every process that it left.
+    Exited(Box<BuildExited>),
+}
+
+/// The builder runs.
+#[derive(Debug, Clone)]
+pub struct BuilderStarted {
+    /// The process that is 1 in the builder's namespace, as the host numbers it.
+    pub pid: u32,
+    /// The uid that the builder has on the host.
+    pub uid: u32,
+}
+
+/// Lines that a builder wrote, without their newlines, as raw bytes.
+///
+/// While the value lives its bytes count against the session's budget: a reader that keeps lines
+/// slows the builder down, so that 1 GB of log costs no memory and loses nothing.
+#[derive(Debug, Clone)]
+pub struct LogLines {
+    /// Lines separated by `\n`, without one at the end.
+    pub text: Bytes,
+    /// Gives the bytes back to the session's budget when the last clone is dropped.
+    pub credit: Arc<LogCredit>,
+}
+
+/// A share of a session's log budget.
+#[derive(Debug)]
+pub struct LogCredit {
+    /// Held for its drop.
+    #[expect(dead_code, reason = "held for its drop")]
+    pub(crate) permit: Option<tokio::sync::OwnedSemaphorePermit>,
+}
+
+/// How a build ended. When this arrives no process of the build is left.
+#[derive(Debug)]
+pub struct BuildExited {
+    /// Why it ended.
+    pub verdict: BuildVerdict,
+    /// What it made, whatever the verdict; `None` if set-up never got so far.
+    pub scratch: Option<ScratchOutputs>,
+    /// When the builder was started.
+    pub started_at: SystemTime,
+    /// When it ended.
+    pub stopped_at: SystemTime,
+    /// The last `log-lines` lines, without carriage-return overwritten parts.
+    pub log_tail: Vec<String>,
+    /// Where the whole log is kept, if it is.
+    pub log_path: Option<PathBuf>,
+    /// Whether the disk of the store or of the build directory has less than 8 MiB left.
+    pub disk_nearly_full: bool,
+}
+
+/// The directory that the builder saw as the store.
+#[derive(Debug, Clone)]
+pub struct ScratchOutputs {
+    /// The open directory; outputs lie in it by base name.
+    pub dir: Arc<OwnedFd>,
+    /// Its path, for messages.
+    pub path: PathBuf,
+    /// The uid that must own every file in it.
+    pub builder_uid: u32,
+}
+
+/// Why a build ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BuildVerdict {
+    /// The builder exited.
+    Exited {
+        /// Its status, 0 for success.
+        code: i32,
+    },
+    /// A signal ended it.
+    Signalled {
+        /// Its number.
+        signal: i32,
+    },
+    /// It ran longer than `timeout`.
+    TimedOut {
+        /// The limit.
+        after: Duration,
+    },
+    /// It was silent longer than `max-silent-time`.
+    Silent {
+        /// The limit.
+        after: Duration,
+    },
+    /// It wrote more than `max-build-log-size`.
+    LogLimitExceeded {
+        /// The limit.
+        limit_bytes: u64,
+    },
+    /// Somebody sent [`CancelBuild`].
+    Cancelled,
+    /// The environment could not be made; the builder never ran.
+    SetupFailed {
+        /// The whole chain of causes, without "while setting up the build environment".
+        message: String,
+    },
+}
+
+/// Sent by a goal that is cancelled: kills every process of the build. The ending still comes as
+/// [`BuildEvent::Exited`].
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct CancelBuild {
+    /// Which build.
+    pub build_id: BuildId,
+}
+
+/// What becomes of a build's directories.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Disposition {
+    /// Everything goes.
+    Delete,
+    /// The build directory stays, with what was made of the outputs inside (`keep-failed`).
+    Keep,
+}
+
+/// Sent by a goal when its outputs are registered or given up. Answers at once when deleting (a
+/// worker does it), and with the kept directory when keeping.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<Option<PathBuf>, Error>")]
+pub struct DisposeBuild {
+    /// Which build.
+    pub build_id: BuildId,
+    /// What becomes of it.
+    pub disposition: Disposition,
+}
+
+/// Sent once at the end: kills what runs, waits for deletions and logs, ends the launcher, and
+/// answers when all is gone.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct StopSandbox;
