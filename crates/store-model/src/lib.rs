@@ -13,12 +13,15 @@ pub mod content_address;
 pub mod derivation;
 pub mod error;
 pub mod hash;
+mod json_text;
 pub mod nar;
 pub mod path_info;
+pub mod path_info_json;
 pub mod ref_scan;
 pub mod settings;
 pub mod store_dir;
 pub mod store_path;
+pub mod wanted_outputs;
 
 pub use content_address::ContentAddress;
 pub use derivation::{
@@ -30,3 +33,4 @@ pub use path_info::PathInfo;
 pub use settings::Settings;
 pub use store_dir::StoreDir;
 pub use store_path::StorePath;
+pub use wanted_outputs::WantedOutputs;
