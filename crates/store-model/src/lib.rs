@@ -17,6 +17,7 @@ pub mod path_info;
 pub mod settings;
 pub mod store_dir;
 pub mod store_path;
+pub mod wanted_outputs;
 
 pub use content_address::ContentAddress;
 pub use derivation::{
