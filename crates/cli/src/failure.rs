@@ -116,6 +116,18 @@ impl Failure {
         self.status
     }
 
+    /// Returns the signal that ended the work, if one did.
+    #[must_use]
+    pub fn signal(&self) -> Option<Signal> {
+        match self.status {
+            ExitStatus::Interrupted(signal) => Some(signal),
+            ExitStatus::Success
+            | ExitStatus::Failure
+            | ExitStatus::BuildFailure(_)
+            | ExitStatus::OutputClosed => None,
+        }
+    }
+
     /// Returns the lines for standard error; nothing if everything has been said already.
     #[must_use]
     pub fn render(&self, style: Style) -> String {
