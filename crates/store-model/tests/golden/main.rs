@@ -7,3 +7,4 @@ mod archives;
 mod derivations;
 mod fixtures;
 mod graphs;
+mod json;
