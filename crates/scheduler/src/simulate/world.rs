@@ -2,7 +2,7 @@
 //! the invariants of HOUSE_STYLE §11 after each.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
+use std::collections::{BTreeSet, BinaryHeap, HashMap};
 use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -14,8 +14,7 @@ use store_model::{OutputName, StorePath};
 use super::{Plan, Random};
 use crate::events::LockOwner;
 use crate::goal::derivation::{
-    AfterFailure, BuilderEnding, Disk, Effect, Event, Facts, InputEnding, KeepFailed, LocalBuilds,
-    State,
+    BuilderEnding, Disk, Effect, Event, Facts, KeepFailed, LocalBuilds, State,
 };
 use crate::goal::recipe::Recipe;
 use crate::goal::{BuildTimes, GoalId, GoalKey, Outcome, RequestId, Status};
@@ -222,10 +221,19 @@ impl<'a> World<'a> {
     fn deliver(&mut self, news: News) -> Result<(), Violation> {
         match news {
             News::ToGoal(id, life, event) => {
-                if self.goals.get(&id).is_some_and(|goal| goal.life == life) {
-                    self.step(id, event)?;
+                let is_there = self
+                    .goals
+                    .get(&id)
+                    .is_some_and(|goal| goal.life == life && goal.n_endings == 0);
+                match event {
+                    // A lease that reaches nobody is dropped, which gives its slot back.
+                    Event::SlotGranted(slot) if !is_there => {
+                        let directives = self.schedule.give_back(slot);
+                        self.carry_out(directives)
+                    }
+                    event if is_there => self.step(id, event),
+                    _ => Ok(()),
                 }
-                Ok(())
             }
             News::CancelRequest(request) => {
                 let directives = self.schedule.cancel_request(request);
@@ -241,6 +249,7 @@ impl<'a> World<'a> {
         self.summary.n_steps += 1;
         match &event {
             Event::SlotGranted(slot) => goal.slot = Some(*slot),
+            Event::Widened { wanted } => goal.wanted.widen(wanted),
             Event::BuildExited(_) if !goal.builds => {
                 // It was cancelled, and that ending has come; a session reports only one.
                 return Ok(());
@@ -460,11 +469,6 @@ impl<'a> World<'a> {
                     goal, key, wanted, ..
                 } => self.start_goal(goal, &key, wanted),
                 Directive::Widen { goal, wanted } => {
-                    if let Some(running) = self.goals.get_mut(&goal)
-                        && running.n_endings == 0
-                    {
-                        running.wanted.widen(&wanted);
-                    }
                     self.tell(goal, Event::Widened { wanted });
                 }
                 Directive::TellInputs {
@@ -553,7 +557,9 @@ impl<'a> World<'a> {
             }
         }
         if self.schedule.n_slots_lent() > 0 || !self.locked.is_empty() {
-            return Err(Violation("a slot or a lock was never given back".to_owned()));
+            return Err(Violation(
+                "a slot or a lock was never given back".to_owned(),
+            ));
         }
         self.summary.longest_path_ms = self.finish_ms.iter().copied().max().unwrap_or(0);
         Ok(())
