@@ -1,14 +1,15 @@
 //! `path-info`: what the store knows about paths; as JSON, what `nix path-info --json` 2.8 prints.
 
 use std::collections::BTreeSet;
+use std::io::Write as _;
 
 use registry::{QueryAllValidPaths, QueryClosure};
-use serde_json::{Map, Value, json};
-use store_model::{PathInfo, StoreDir, StorePath};
+use store_model::StorePath;
+use store_model::path_info_json::{PathInfoJson, path_infos_to_json};
 
 use super::query::path_info as valid_path_info;
 use crate::args::PathInfoArguments;
-use crate::failure::Result;
+use crate::failure::{Failure, Result};
 use crate::output::Output;
 use crate::store::Store;
 use crate::target::Finder;
@@ -32,44 +33,26 @@ pub(super) async fn path_info(
     if arguments.recursive {
         paths = store.ask(QueryClosure { roots: paths }).await?;
     }
-    let mut array = Vec::new();
+    let mut infos = Vec::new();
     for path in &paths {
         let info = valid_path_info(store, path).await?;
         if arguments.json {
-            array.push(to_json(&info, store.dir()));
+            infos.push(info);
         } else {
             output.line(store.dir().print(path))?;
         }
     }
-    if arguments.json {
-        output.json(&Value::Array(array))?;
+    if !arguments.json {
+        return Ok(());
     }
-    Ok(())
-}
-
-/// Keys stand in the order of the alphabet, and only those that say something, as in Nix.
-fn to_json(info: &PathInfo, dir: &StoreDir) -> Value {
-    let mut object = Map::new();
-    let mut put = |name: &str, value: Value| object.insert(name.to_owned(), value);
-    if let Some(address) = &info.content_address {
-        put("ca", json!(address.to_string()));
-    }
-    if let Some(deriver) = &info.deriver {
-        put("deriver", json!(dir.print(deriver)));
-    }
-    put("narHash", json!(info.nar_hash.to_hash().to_sri()));
-    put("narSize", json!(info.nar_size_bytes));
-    put("path", json!(dir.print(&info.path)));
-    let references = info.references.iter().map(|path| dir.print(path));
-    put("references", json!(references.collect::<Vec<_>>()));
-    if info.registration_time != 0 {
-        put("registrationTime", json!(info.registration_time));
-    }
-    if !info.signatures.is_empty() {
-        put("signatures", json!(info.signatures));
-    }
-    if info.ultimate {
-        put("ultimate", json!(true));
-    }
-    Value::Object(object)
+    let json = infos.iter().map(|info| PathInfoJson {
+        path: &info.path,
+        info: Some(info),
+        closure_size_bytes: None,
+    });
+    let mut text = path_infos_to_json(json, store.dir());
+    text.push(b'\n');
+    output
+        .write_all(&text)
+        .map_err(|error| Failure::stdout(&error))
 }

@@ -1,10 +1,11 @@
 //! `show`: derivations as JSON, as `nix show-derivation` 2.8 prints them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write as _;
 
 use registry::QueryDerivation;
-use serde_json::{Map, Value};
 use store_model::StorePath;
+use store_model::derivation::derivations_to_json;
 
 use super::instantiate::instantiate_file;
 use super::query::path_info;
@@ -34,7 +35,7 @@ pub(super) async fn show(
         }
     }
     let mut seen = BTreeSet::new();
-    let mut shown = std::collections::BTreeMap::new();
+    let mut shown = BTreeMap::new();
     while let Some(drv_path) = pending.pop() {
         if !seen.insert(drv_path.clone()) {
             continue;
@@ -46,10 +47,12 @@ pub(super) async fn show(
         if arguments.recursive {
             pending.extend(derivation.input_derivations.keys().cloned());
         }
-        shown.insert(store.dir().print(&drv_path), derivation.to_json(store.dir()));
+        shown.insert(drv_path, derivation);
     }
-    let object: Map<String, Value> = shown.into_iter().collect();
-    output.json(&Value::Object(object))
+    let shown = shown.iter().map(|(path, derivation)| (path, &**derivation));
+    output
+        .write_all(&derivations_to_json(shown, store.dir()))
+        .map_err(|error| Failure::stdout(&error))
 }
 
 async fn deriver(store: &Store, path: &StorePath) -> Result<StorePath> {
