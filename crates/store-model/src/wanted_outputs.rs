@@ -55,6 +55,16 @@ impl WantedOutputs {
         }
     }
 
+    /// Returns whether everything that `other` wants is wanted.
+    #[must_use]
+    pub fn covers(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::All, _) => true,
+            (Self::These(_), Self::All) => false,
+            (Self::These(names), Self::These(others)) => others.is_subset(names),
+        }
+    }
+
     /// Returns the names of the wanted outputs, in order.
     ///
     /// # Errors
