@@ -1,0 +1,3 @@
+//! End-to-end tests: the real programs, in a fresh store each.
+
+mod harness;
