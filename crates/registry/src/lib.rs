@@ -8,5 +8,14 @@
 pub mod error;
 pub mod messages;
 
+mod layout;
+
+mod db;
+mod deletion;
+mod sync;
+mod tree;
+mod workers;
+mod writer;
+
 pub use error::Error;
 pub use messages::*;

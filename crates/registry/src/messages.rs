@@ -12,6 +12,7 @@ use store_model::derivation::IngestionMethod;
 use store_model::{Derivation, Hash, OutputName, PathInfo, StorePath};
 
 use crate::Error;
+use crate::path_lock::HeldLocks;
 
 /// Asked by anybody: what is known about one path; `None` if it is not valid.
 #[derive(Debug, Message)]
@@ -102,8 +103,7 @@ pub enum LockHolder {
 /// Locks on outputs. Dropping them lets everybody else go on at once.
 #[derive(Debug)]
 pub struct OutputLocks {
-    // Filled in by the lock keeper.
-    pub(crate) _private: (),
+    pub(crate) _held: HeldLocks,
 }
 
 /// Sent by a goal that found a lock busy, to the lock keeper: answers when the lock was free for a
@@ -242,6 +242,17 @@ pub struct QueryAllValidPaths;
 pub struct QueryPathFromHashPart {
     /// 32 base-32 digits.
     pub hash_part: String,
+}
+
+/// Sent by the command line: makes `link` point at `target` and keeps what it points at from the
+/// garbage collector for as long as it does (`gcroots/auto`).
+#[derive(Debug, Message)]
+#[rtype(result = "Result<(), Error>")]
+pub struct AddIndirectRoot {
+    /// Absolute path of the link; an older link into the store is replaced.
+    pub link: PathBuf,
+    /// A valid path.
+    pub target: StorePath,
 }
 
 /// Sent once at the end: commits what is queued, removes the temporary roots file, ends the worker

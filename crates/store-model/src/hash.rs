@@ -196,11 +196,10 @@ impl FromStr for Hash {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
-        let (algorithm, digest) =
-            text.split_once([':', '-']).ok_or_else(|| Error::Hash {
-                text: text.to_owned(),
-                reason: "no algorithm before the digest",
-            })?;
+        let (algorithm, digest) = text.split_once([':', '-']).ok_or_else(|| Error::Hash {
+            text: text.to_owned(),
+            reason: "no algorithm before the digest",
+        })?;
         Self::parse_digest(algorithm.parse()?, digest)
     }
 }

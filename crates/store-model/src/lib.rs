@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 pub mod base32;
+pub mod content_address;
 pub mod derivation;
 pub mod error;
 pub mod hash;
@@ -16,8 +17,12 @@ pub mod path_info;
 pub mod settings;
 pub mod store_dir;
 pub mod store_path;
+pub mod wanted_outputs;
 
-pub use derivation::{Derivation, DerivationOutput, OutputName};
+pub use content_address::ContentAddress;
+pub use derivation::{
+    Derivation, DerivationKind, DerivationOutput, HashModuloCache, IngestionMethod, OutputName,
+};
 pub use error::Error;
 pub use hash::{Hash, HashAlgorithm, NarHash};
 pub use path_info::PathInfo;

@@ -70,7 +70,10 @@ impl FromStr for StorePath {
         if bytes.len() < HASH_PART_LEN + 2 {
             return Err(refuse("too short for a hash part, a dash and a name"));
         }
-        if !bytes[..HASH_PART_LEN].iter().all(|byte| base32::is_digit(*byte)) {
+        if !bytes[..HASH_PART_LEN]
+            .iter()
+            .all(|byte| base32::is_digit(*byte))
+        {
             return Err(refuse("the hash part is not base-32"));
         }
         if bytes[HASH_PART_LEN] != b'-' {

@@ -1,4 +1,17 @@
 //! A build recipe.
+//!
+//! Reading order: this file, `parse` and `print` for the file format, `kind`, `modulo` for the
+//! hash that paths follow from, `output_paths` for computing and checking those, `placeholder`.
+
+mod kind;
+pub mod modulo;
+mod output_paths;
+mod parse;
+pub mod placeholder;
+mod print;
+
+pub use kind::DerivationKind;
+pub use modulo::{Finality, HashModulo, HashModuloCache};
 
 use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet};

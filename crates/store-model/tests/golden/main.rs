@@ -1,0 +1,8 @@
+//! Everything that genuine Nix 2.8.0 wrote into the reference fixtures, read, computed anew and
+//! written again.
+
+#![expect(clippy::expect_used, reason = "a test may panic")]
+
+mod derivations;
+mod fixtures;
+mod graphs;
