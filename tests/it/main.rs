@@ -1,3 +1,14 @@
-//! End-to-end tests: the real programs, in a fresh store each.
+//! End-to-end tests: the real programs, in a fresh store each, beside genuine Nix.
 
 mod harness;
+mod structure;
+
+mod bad_input;
+mod builders;
+mod cooperation;
+mod differential;
+mod interruption;
+
+mod guard;
+mod hostility;
+mod isolation;

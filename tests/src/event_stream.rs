@@ -17,3 +17,21 @@ pub fn event(line: &Line) -> Option<Value> {
         .ok()
         .filter(Value::is_object)
 }
+
+/// Returns the place in the output of the line that says that a goal ended.
+///
+/// # Panics
+///
+/// If no line does.
+#[must_use]
+pub fn position_of_end(finished: &Finished, drv: &str) -> usize {
+    finished
+        .lines
+        .iter()
+        .position(|line| {
+            event(line).is_some_and(|event| {
+                event["event"] == "finished" && event["goal"].to_string().contains(drv)
+            })
+        })
+        .unwrap_or_else(|| panic!("no goal of {drv} ended: {finished}"))
+}

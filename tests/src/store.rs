@@ -10,8 +10,7 @@
 
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
-
-use tempfile::TempDir;
+use std::process::Command;
 
 use crate::binaries;
 use crate::invocation::Invocation;
@@ -56,7 +55,7 @@ const APPLETS: &[&str] = &[
 /// A fresh store and its surroundings, removed at the end.
 #[derive(Debug)]
 pub struct TestStore {
-    dir: TempDir,
+    dir: PathBuf,
     profile: Profile,
     signals: Signals,
 }
@@ -80,8 +79,9 @@ impl TestStore {
         let dir = tempfile::Builder::new()
             .prefix("goal-it-")
             .tempdir_in(parent)
-            .expect("a temporary folder can be made");
-        let at = |name: &str| dir.path().join(name);
+            .expect("a temporary folder can be made")
+            .keep();
+        let at = |name: &str| dir.join(name);
         for name in ["conf", "home", "tmp", "tools", "tools/bin"] {
             std::fs::create_dir(at(name)).expect("a fresh folder can be made");
         }
@@ -112,7 +112,7 @@ impl TestStore {
     /// Returns the folder that holds everything.
     #[must_use]
     pub fn dir(&self) -> &Path {
-        self.dir.path()
+        &self.dir
     }
 
     /// Returns what `--store` is given.
@@ -243,6 +243,33 @@ impl TestStore {
             .to_owned()
     }
 
+    /// Puts a program of this workspace, with the libraries that it needs, into `${tools}/lib`;
+    /// builders run it by `lib/loader --library-path lib lib/NAME`.
+    ///
+    /// The libraries are those of the running test, which was built alike.
+    pub fn provide_with_libraries(&self, program: &Path) {
+        let lib = self.dir().join("tools/lib");
+        std::fs::create_dir(&lib).expect("a fresh folder can be made");
+        let name = program.file_name().expect("a program has a name");
+        std::fs::copy(program, lib.join(name)).expect("a program can be copied");
+        let maps = std::fs::read_to_string("/proc/self/maps").expect("/proc is there");
+        for library in maps
+            .lines()
+            .filter_map(|line| line.split_whitespace().nth(5))
+        {
+            let library = Path::new(library);
+            let name = library
+                .file_name()
+                .map_or("".into(), |name| name.to_string_lossy());
+            if name.starts_with("ld-linux") {
+                std::fs::copy(library, lib.join("loader")).expect("the loader can be copied");
+            }
+            if name.contains(".so") {
+                std::fs::copy(library, lib.join(&*name)).expect("a library can be copied");
+            }
+        }
+    }
+
     /// Prepares any program in this store's surroundings, as the profile's user.
     #[must_use]
     pub fn program(&self, path: &Path) -> Invocation {
@@ -293,20 +320,10 @@ impl Default for TestStore {
 
 impl Drop for TestStore {
     fn drop(&mut self) {
-        // Folders of a store are read-only, which stops everybody but root from emptying them.
-        make_folders_writable(self.dir());
-    }
-}
-
-fn make_folders_writable(folder: &Path) {
-    // Failing here only leaves a temporary folder behind.
-    drop(std::fs::set_permissions(
-        folder,
-        std::fs::Permissions::from_mode(0o755),
-    ));
-    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            make_folders_writable(&entry.path());
-        }
+        // Folders of a store are read-only, which stops everybody but root from emptying them, and
+        // some tests nest them deeper than a path is long, which chmod and rm can follow.
+        let mut chmod = Command::new("chmod");
+        requirement::succeeds(chmod.args(["-R", "u+rwX"]).arg(&self.dir));
+        requirement::succeeds(Command::new("rm").arg("-rf").arg(&self.dir));
     }
 }
