@@ -85,7 +85,7 @@ fn a_builder_sees_its_inputs_and_nothing_of_the_host() {
             let seen = output_text(store, drv, finished);
             assert!(!seen.contains("sees "), "{seen}");
             let names =
-                |mark: &'static str| seen.lines().filter_map(|line| line.strip_prefix(mark));
+                |mark: &'static str| seen.lines().filter_map(move |line| line.strip_prefix(mark));
             assert!(names("root: ").count() > 5, "{seen}");
             for name in names("root: ") {
                 assert!(
