@@ -1,30 +1,10 @@
 //! Several processes on one store: goalctl beside goalctl, and goalctl beside genuine Nix.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use it::graph::LayeredGraph;
-use it::{Invocation, Profile, Running, TestStore, debris, measure, requirement};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::inotify;
-
-/// A builder that counts its runs, says that it is there, and waits to be let go.
-const PATIENT: &str = "echo run >> /signals/runs; echo here > /signals/ready; read go < /signals/go; echo made > $out";
-
-/// Which program holds the lock that goalctl wants.
-#[derive(Debug, Clone, Copy)]
-enum Holder {
-    Goalctl,
-    GenuineNix,
-}
-
-impl Holder {
-    fn build(self, store: &TestStore, drv: &str) -> Invocation {
-        match self {
-            Self::Goalctl => store.build_with_signals(drv),
-            Self::GenuineNix => store.realise_with_signals(drv),
-        }
-    }
-}
+use it::hand_over::{self, PATIENT, Program, await_lock_message};
+use it::{Profile, TestStore, debris, measure, requirement};
 
 #[test]
 fn two_processes_that_want_one_derivation_run_its_builder_once() {
@@ -32,7 +12,7 @@ fn two_processes_that_want_one_derivation_run_its_builder_once() {
         return;
     }
     for profile in Profile::all() {
-        for holder in [Holder::Goalctl, Holder::GenuineNix] {
+        for holder in [Program::Goalctl, Program::GenuineNix] {
             let store = TestStore::of(profile);
             store.signals().pipes(&["ready", "go"]);
             store.signals().tally("runs");
@@ -41,7 +21,8 @@ fn two_processes_that_want_one_derivation_run_its_builder_once() {
             let first = holder.build(&store, &drv).start();
             store.signals().await_word("ready");
             let mut second = store.build_with_signals(&drv).start();
-            await_lock_message(&mut second, &drv, first.pid());
+            let message = await_lock_message(&mut second, &drv);
+            assert!(message.contains(&first.pid().to_string()), "{message}");
             let _open = store.signals().release("go");
 
             let outputs = [first, second].map(|build| {
@@ -58,22 +39,22 @@ fn two_processes_that_want_one_derivation_run_its_builder_once() {
 
 #[test]
 fn a_lock_that_goalctl_gives_back_wakes_its_waiter_at_once() {
-    assert_hand_over(Holder::Goalctl);
+    assert_hand_over(Program::Goalctl);
 }
 
 #[test]
 fn a_lock_that_genuine_nix_gives_back_wakes_its_waiter_at_once() {
-    assert_hand_over(Holder::GenuineNix);
+    assert_hand_over(Program::GenuineNix);
 }
 
 #[test]
 fn two_goalctls_on_one_graph_build_each_derivation_once() {
-    assert_built_once_by_both(Holder::Goalctl);
+    assert_built_once_by_both(Program::Goalctl);
 }
 
 #[test]
 fn goalctl_and_genuine_nix_on_one_graph_build_each_derivation_once() {
-    assert_built_once_by_both(Holder::GenuineNix);
+    assert_built_once_by_both(Program::GenuineNix);
 }
 
 #[test]
@@ -88,7 +69,8 @@ fn a_process_that_waits_for_a_lock_can_be_interrupted_and_disturbs_nobody() {
     let first = store.build_with_signals(&drv).start();
     store.signals().await_word("ready");
     let mut second = store.build_with_signals(&drv).start();
-    await_lock_message(&mut second, &drv, first.pid());
+    let message = await_lock_message(&mut second, &drv);
+    assert!(message.contains(&first.pid().to_string()), "{message}");
 
     let interrupted_at = measure::now();
     second.signal(nix::sys::signal::Signal::SIGINT);
@@ -130,32 +112,15 @@ fn two_derivations_with_one_fixed_output_build_it_once_in_one_process() {
 
 /// Ten times in a row: from the moment when the holder gives the lock back until the waiting
 /// goalctl has returned.
-fn assert_hand_over(holder: Holder) {
+fn assert_hand_over(holder: Program) {
     const N_TIMES: usize = 10;
     if !requirement::genuine_nix() {
         return;
     }
     let store = TestStore::new();
-    store.signals().pipes(&["ready", "go"]);
-    store.signals().tally("runs");
+    hand_over::prepare(&store);
     let times: Vec<Duration> = (0..N_TIMES)
-        .map(|idx| {
-            let drv = store.script(&format!("hand-over-{idx}"), PATIENT);
-            let lock = format!("{}.lock", store.output_of(&drv, "out"));
-            let first = holder.build(&store, &drv).start();
-            store.signals().await_word("ready");
-            let mut second = store.build_with_signals(&drv).start();
-            await_lock_message(&mut second, &drv, first.pid());
-
-            let watch = Deletion::watch(&store, &lock);
-            let open = store.signals().release("go");
-            let released_at = watch.await_deletion();
-            let second = second.finish();
-            second.expect_status(0);
-            first.finish().expect_status(0);
-            drop(open);
-            second.ended_at.saturating_duration_since(released_at)
-        })
+        .map(|idx| hand_over::measure(&store, holder, Program::Goalctl, idx))
         .collect();
     assert_eq!(store.signals().count("runs"), N_TIMES);
     debris::assert_clean(&store);
@@ -168,7 +133,7 @@ fn assert_hand_over(holder: Holder) {
 }
 
 /// Two programs are given the whole graph at once, in opposite order.
-fn assert_built_once_by_both(other: Holder) {
+fn assert_built_once_by_both(other: Program) {
     if !requirement::genuine_nix() {
         return;
     }
@@ -194,61 +159,5 @@ fn assert_built_once_by_both(other: Holder) {
         assert_eq!(store.signals().count("runs"), 50, "{profile:?}, {other:?}");
         debris::assert_clean(&store);
         debris::assert_verifies(&store);
-    }
-}
-
-/// Waits until goalctl says that somebody has the lock, and who.
-fn await_lock_message(waiter: &mut Running, drv: &str, holder: u32) {
-    let name = drv.rsplit('-').next().expect("a derivation has a name");
-    let name = name.trim_end_matches(".drv");
-    let line = waiter.await_line(|line| line.contains("lock") && line.contains(name));
-    assert!(
-        line.text().contains(&holder.to_string()),
-        "it does not say that process {holder} has the lock: {}",
-        line.text()
-    );
-}
-
-/// Notices when a lock file is unlinked, the last thing its holder does before it lets go.
-#[derive(Debug)]
-struct Deletion {
-    events: std::os::fd::OwnedFd,
-    name: String,
-}
-
-impl Deletion {
-    fn watch(store: &TestStore, lock: &str) -> Self {
-        let events = inotify::init(inotify::CreateFlags::NONBLOCK).expect("inotify is there");
-        inotify::add_watch(&events, store.objects(), inotify::WatchFlags::DELETE)
-            .expect("the store can be watched");
-        let name = lock.rsplit('/').next().expect("a lock has a name");
-        Self {
-            events,
-            name: name.to_owned(),
-        }
-    }
-
-    /// Waits for the deletion; returns when it was seen.
-    fn await_deletion(&self) -> Instant {
-        let timeout = Timespec::try_from(Duration::from_mins(1)).expect("a minute is short");
-        loop {
-            let n_ready = poll(
-                &mut [PollFd::new(&self.events, PollFlags::IN)],
-                Some(&timeout),
-            )
-            .expect("inotify can be polled");
-            let seen_at = measure::now();
-            assert!(n_ready > 0, "{} was never unlinked", self.name);
-            let mut buffer = [std::mem::MaybeUninit::uninit(); 4096];
-            let mut reader = inotify::Reader::new(&self.events, &mut buffer);
-            while let Ok(event) = reader.next() {
-                let is_lock = event
-                    .file_name()
-                    .is_some_and(|name| name.to_bytes() == self.name.as_bytes());
-                if is_lock {
-                    return seen_at;
-                }
-            }
-        }
     }
 }

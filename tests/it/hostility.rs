@@ -281,11 +281,11 @@ fn a_secret_that_comes_into_the_store_is_noticed() {
         return;
     }
     let store = TestStore::new();
-    store.script("plain", "echo plain > $out");
+    let _plain = store.script("plain", "echo plain > $out");
     let canary = Canary::plant(&store);
     canary.assert_untouched(&store);
     // The words come in as the text of a derivation.
-    store.script("leaking", &format!("echo {SECRET}"));
+    let _leaking = store.script("leaking", &format!("echo {SECRET}"));
     let verdict = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         canary.assert_untouched(&store);
     }));

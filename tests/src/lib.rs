@@ -27,6 +27,7 @@ pub mod invocation;
 pub mod store;
 
 pub mod graph;
+pub mod hand_over;
 pub mod signals;
 
 pub mod canary;
