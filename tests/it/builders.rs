@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use it::snapshot::Snapshot;
-use it::{Finished, Profile, TestStore, debris, measure, requirement};
+use it::{Finished, Profile, TestStore, debris, event_stream, measure, requirement};
 
 /// How long a build may take whose builder does nothing that takes time.
 const SOON: Duration = Duration::from_secs(10);
@@ -122,8 +122,8 @@ fn an_output_being_hashed_delays_no_other_goal() {
         .arg(&drvs[1])
         .args(["-j", "2", "--json"])
         .succeed();
-    let big = it::event_stream::position_of_end(&finished, &drvs[0]);
-    let small = it::event_stream::position_of_end(&finished, &drvs[1]);
+    let events = event_stream::events(&finished);
+    let [big, small] = [0, 1].map(|idx| event_stream::position(&events, "finished", &drvs[idx]));
     // The small ones were let go when the big one's builder ended, one after another.
     assert!(small < big, "five small builds waited for one hash");
     let objects = Snapshot::of(&store).objects;

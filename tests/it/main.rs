@@ -7,6 +7,7 @@ mod bad_input;
 mod builders;
 mod cooperation;
 mod differential;
+mod events;
 mod interruption;
 
 mod guard;
