@@ -22,7 +22,10 @@ pub(crate) async fn register_outputs(
         .ingest
         .submit(move |ingest| ingest.register_outputs(&request, reply))
         .await?;
-    answer.await.unwrap_or_else(|_| Err(lost().into()))
+    match answer.await {
+        Ok(registered) => registered,
+        Err(_) => Err(lost().into()),
+    }
 }
 
 /// Adds a text.
@@ -123,7 +126,7 @@ async fn lock_invalid(queues: &Queues, path: &StorePath) -> Result<Option<Output
                     Some(locks)
                 });
             }
-            LockAttempt::Busy { path, .. } => queues.wait_for_lock(path).await?,
+            LockAttempt::Busy { path, .. } => queues.wait_for_lock(&path).await?,
         }
     }
 }

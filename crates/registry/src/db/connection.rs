@@ -48,7 +48,7 @@ impl DatabaseOptions {
     pub(crate) fn from_settings(settings: &Settings) -> Self {
         Self {
             metadata_sync: settings.metadata_sync,
-            busy_limit: Duration::from_secs(3600),
+            busy_limit: Duration::from_hours(1),
         }
     }
 }
