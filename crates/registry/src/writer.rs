@@ -198,3 +198,7 @@ fn answer(commit: Commit, outcome: Result<(), Error>) {
         tracing::error!("answering a registration panicked");
     }
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may panic")]
+mod tests;

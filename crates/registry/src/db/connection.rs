@@ -300,3 +300,7 @@ pub(crate) fn private_file(path: &Path) -> Result<File, Error> {
         .open(path)
         .map_err(|error| Error::file("opening", path, error))
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may panic")]
+mod tests;
