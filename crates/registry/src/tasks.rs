@@ -197,3 +197,7 @@ pub(crate) async fn discard_invalid(queues: Queues, paths: Vec<StorePath>) -> Re
 fn lost() -> Error {
     Error::WorkerLost { name: "ingest" }
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may panic")]
+mod tests;
