@@ -95,22 +95,14 @@ mod tests {
     #[test]
     fn a_tree_deeper_than_any_path_and_any_descriptor_table_goes() {
         let dir = tempfile::tempdir().unwrap();
-        let mut current = rustix::fs::open(
-            dir.path(),
-            rustix::fs::OFlags::DIRECTORY,
-            Mode::empty(),
-        )
-        .unwrap();
+        let mut current =
+            rustix::fs::open(dir.path(), rustix::fs::OFlags::DIRECTORY, Mode::empty()).unwrap();
         rustix::fs::mkdirat(&current, c"victim", Mode::RWXU).unwrap();
         let mut name = c"victim";
         for _ in 0..3_000 {
-            current = rustix::fs::openat(
-                &current,
-                name,
-                rustix::fs::OFlags::DIRECTORY,
-                Mode::empty(),
-            )
-            .unwrap();
+            current =
+                rustix::fs::openat(&current, name, rustix::fs::OFlags::DIRECTORY, Mode::empty())
+                    .unwrap();
             rustix::fs::mkdirat(&current, c"deep", Mode::RWXU).unwrap();
             name = c"deep";
         }

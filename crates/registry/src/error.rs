@@ -139,6 +139,26 @@ pub enum Error {
         /// Its type.
         kind: &'static str,
     },
+    /// Going on would hand a file to the store that its builder only had a link to (SECURITY V07).
+    #[error("invalid ownership on file '{}'", path.display())]
+    ForeignOwner {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Going on would leave a way to change a valid object from outside the store.
+    #[error("file '{}' has a hard link outside the outputs of its build", path.display())]
+    ForeignLink {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Going on would register something whose serialisation nobody could read back.
+    #[error("serialising '{}'", path.display())]
+    Unarchivable {
+        /// The root of the tree.
+        path: PathBuf,
+        /// What is wrong, and where in the tree.
+        source: store_model::Error,
+    },
     /// Going on would make an object that no reader accepts.
     #[error("'{}' is nested more than {limit} directories deep", path.display())]
     TooDeep {

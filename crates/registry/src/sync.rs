@@ -121,7 +121,10 @@ mod tests {
     #[test]
     fn a_builder_that_writes_gigabytes_delays_nobody_elses_registration() {
         assert_eq!(Strategy::choose(0), Strategy::WholeFileSystem);
-        assert_eq!(Strategy::choose(DIRTY_LIMIT_BYTES), Strategy::WholeFileSystem);
+        assert_eq!(
+            Strategy::choose(DIRTY_LIMIT_BYTES),
+            Strategy::WholeFileSystem
+        );
         assert_eq!(Strategy::choose(4 << 30), Strategy::EachFile);
     }
 }

@@ -26,7 +26,7 @@ pub(crate) trait Visitor {
     /// Most directories below each other.
     const MAX_DEPTH: usize;
 
-    /// Whether a directory that its owner may not read is opened to them first.
+    /// Whether what its owner, us, may not read is opened to us first.
     const UNLOCK: bool;
 
     /// Called with a directory that has just been opened, before it is listed.

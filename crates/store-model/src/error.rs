@@ -45,6 +45,12 @@ pub enum Error {
         /// What was expected there.
         reason: String,
     },
+    /// Going on would build something else than what the text's author wrote.
+    #[error("malformed derivation in JSON: {reason}")]
+    DerivationJson {
+        /// What is wrong, and where.
+        reason: String,
+    },
     /// Going on would let a derivation claim the path of another (SECURITY V04).
     #[error("derivation '{drv_name}' has incorrect output '{actual}', should be '{expected}'")]
     IncorrectOutputPath {
@@ -77,6 +83,22 @@ pub enum Error {
         actual: String,
         /// The output's path.
         expected: String,
+    },
+    /// Going on would restore a tree that has another hash than the archive, or write outside it.
+    #[error("malformed archive at byte {position}: {reason}")]
+    Nar {
+        /// Offset from the start of the archive.
+        position: u64,
+        /// What was expected there.
+        reason: String,
+    },
+    /// Going on would make an archive that nobody can unpack.
+    #[error("'{path}' cannot be archived: {reason}")]
+    UnarchivableTree {
+        /// Where in the tree, without a leading slash; empty for the root.
+        path: String,
+        /// The rule that it breaks.
+        reason: String,
     },
     /// Going on would never end: no derivation can be built before itself.
     #[error("derivations depend on one another in a cycle: {}", arrows(.paths))]

@@ -235,10 +235,14 @@ fn configure(connection: &Connection, metadata_sync: MetadataSync) -> rusqlite::
     // Values that come from elsewhere must not run code inside our queries.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
     connection.pragma_update_and_check(None, "journal_mode", "wal", |_| Ok(()))?;
-    connection.pragma_update(None, "synchronous", match metadata_sync {
-        MetadataSync::Durable => "full",
-        MetadataSync::Relaxed => "normal",
-    })?;
+    connection.pragma_update(
+        None,
+        "synchronous",
+        match metadata_sync {
+            MetadataSync::Durable => "full",
+            MetadataSync::Relaxed => "normal",
+        },
+    )?;
     connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
     connection.set_prepared_statement_cache_capacity(32);
     Ok(())

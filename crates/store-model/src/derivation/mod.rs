@@ -3,15 +3,18 @@
 //! Reading order: this file, `parse` and `print` for the file format, `kind`, `modulo` for the
 //! hash that paths follow from, `output_paths` for computing and checking those, `placeholder`.
 
+pub mod json;
 mod kind;
 pub mod modulo;
 mod output_paths;
 mod parse;
 pub mod placeholder;
 mod print;
+mod program;
 
 pub use kind::DerivationKind;
 pub use modulo::{Finality, HashModulo, HashModuloCache};
+pub use program::Program;
 
 use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -182,4 +185,36 @@ pub enum BoolAttribute {
     False,
     /// Absent means yes.
     True,
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may panic")]
+pub(crate) mod tests {
+    use super::*;
+
+    /// Returns an input-addressed derivation `x` with outputs `dev` and `out`, whose paths are
+    /// made up.
+    pub(crate) fn derivation() -> Derivation {
+        let path = |base_name: &str| base_name.parse::<StorePath>().unwrap();
+        Derivation {
+            name: "x".to_owned(),
+            outputs: [
+                ("dev", "jmvbkmf9hk1hfsz13rhxv8q8lz3c4vqn-x-dev"),
+                ("out", "nyyy2m88y4qr1xsf16w92kmn0swh9c2p-x"),
+            ]
+            .map(|(name, base_name)| {
+                let output = DerivationOutput::InputAddressed(path(base_name));
+                (name.parse().unwrap(), output)
+            })
+            .into(),
+            input_derivations: BTreeMap::new(),
+            input_sources: BTreeSet::new(),
+            system: "x86_64-linux".into(),
+            builder: "/bin/sh".into(),
+            args: vec!["-c".into(), "echo \\ \"$x\"\n".into()],
+            env: [("dev", ""), ("out", ""), ("x", "\t\r")]
+                .map(|(name, value)| (name.into(), value.into()))
+                .into(),
+        }
+    }
 }

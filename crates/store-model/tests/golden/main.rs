@@ -3,6 +3,8 @@
 
 #![expect(clippy::expect_used, reason = "a test may panic")]
 
+mod archives;
 mod derivations;
 mod fixtures;
 mod graphs;
+mod json;

@@ -1,0 +1,7 @@
+//! The shells: each message becomes a job for a thread, and the thread's answer the reply.
+
+pub mod lock_keeper;
+pub mod store_registry;
+
+pub use lock_keeper::LockKeeper;
+pub use store_registry::StoreRegistry;
