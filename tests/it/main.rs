@@ -5,6 +5,7 @@ mod structure;
 
 mod bad_input;
 mod builders;
+mod commands;
 mod cooperation;
 mod differential;
 mod events;
