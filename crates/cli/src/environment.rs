@@ -48,11 +48,13 @@ impl Environment {
     /// only; `fallback` is relative to the home directory.
     #[must_use]
     pub fn xdg_dir(&self, name: &str, fallback: &str) -> Option<PathBuf> {
-        self.path(name).filter(|path| path.is_absolute()).or_else(|| {
-            self.path("HOME")
-                .filter(|home| home.is_absolute())
-                .map(|home| home.join(fallback))
-        })
+        self.path(name)
+            .filter(|path| path.is_absolute())
+            .or_else(|| {
+                self.path("HOME")
+                    .filter(|home| home.is_absolute())
+                    .map(|home| home.join(fallback))
+            })
     }
 
     /// Returns a snapshot of these variables, in the root directory.

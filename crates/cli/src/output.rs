@@ -45,9 +45,7 @@ impl Output {
     /// # Errors
     /// It cannot be written.
     pub fn flush(&mut self) -> Result<()> {
-        self.stdout
-            .flush()
-            .map_err(|error| Failure::stdout(&error))
+        self.stdout.flush().map_err(|error| Failure::stdout(&error))
     }
 }
 

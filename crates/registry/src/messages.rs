@@ -260,3 +260,15 @@ pub struct AddIndirectRoot {
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct StopRegistry;
+
+/// Sent once to each actor by whoever must know when it is gone. Never answered: the question is
+/// dropped with the actor, which a panic in it does too.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct AwaitEnd;
+
+/// Sent by tests: panics in the actor that gets it, to show that nothing is left behind.
+#[doc(hidden)]
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct ForcePanic;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use actix::prelude::*;
 use registry::{LockKeeper, StopRegistry, StoreRegistry};
-use sandbox::{SandboxSupervisor, StopSandbox};
+use sandbox::{HostEnvironment, SandboxSupervisor, StopSandbox};
 use store_model::settings::StoreLayout;
 use store_model::{Settings, StoreDir};
 use tokio::sync::watch;
@@ -24,6 +24,9 @@ pub struct Config {
     /// Settings of the machine; `max_jobs` is the number of build slots. Each request has settings
     /// of its own besides.
     pub settings: Arc<Settings>,
+    /// Variables of the program's environment that fixed-output builders may ask for with
+    /// `impureEnvVars`.
+    pub host_environment: HostEnvironment,
 }
 
 /// The actors that goals talk to.
@@ -39,8 +42,9 @@ impl Services {
     fn start(config: &Config) -> Result<Self, Error> {
         let registry =
             registry::start(config.layout.clone(), &config.settings).map_err(Error::OpenStore)?;
-        let sandbox =
-            sandbox::start(config.layout.clone(), &config.settings).map_err(Error::StartSandbox)?;
+        let environment = config.host_environment.clone();
+        let sandbox = sandbox::start(config.layout.clone(), &config.settings, environment)
+            .map_err(Error::StartSandbox)?;
         Ok(Self {
             store_dir: config.layout.store_dir.clone(),
             store: registry.store,

@@ -29,7 +29,10 @@ pub(super) fn link_name(link: &Path, idx: usize, output: &OutputName) -> PathBuf
 /// # Errors
 /// Something that is not a link is there, or the file system refuses.
 pub(super) fn make(link: &Path, path: &StorePath, layout: &StoreLayout) -> Result<()> {
-    if link.symlink_metadata().is_ok_and(|there| !there.is_symlink()) {
+    if link
+        .symlink_metadata()
+        .is_ok_and(|there| !there.is_symlink())
+    {
         return Err(Failure::message(format!(
             "'{}' exists and is not a link; it was left alone",
             link.display()
@@ -87,7 +90,8 @@ mod tests {
 
     #[test]
     fn further_outputs_and_targets_get_suffixes() {
-        let name = |idx, output: &str| link_name(Path::new("result"), idx, &output.parse().unwrap());
+        let name =
+            |idx, output: &str| link_name(Path::new("result"), idx, &output.parse().unwrap());
         assert_eq!(name(0, "out"), Path::new("result"));
         assert_eq!(name(0, "dev"), Path::new("result-dev"));
         assert_eq!(name(1, "out"), Path::new("result-2"));

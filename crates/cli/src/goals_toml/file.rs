@@ -99,7 +99,6 @@ fn only_out() -> Vec<String> {
     vec!["out".to_owned()]
 }
 
-
 impl GoalsFile {
     /// Reads a file.
     ///
@@ -156,8 +155,15 @@ mod tests {
     #[test]
     fn an_unknown_key_is_named_with_line_and_column() {
         let message = refusal("[goal.a]\nbuilder = \"/bin/sh\"\nbulider = \"x\"\n");
-        assert!(message.starts_with("goals.toml:3:1: unknown field `bulider`"), "{message}");
-        for text in ["[goals.a]", "[settings]\nsandbox = false", "[goal.a.fixed]\nhash = ''\nalgo = ''"] {
+        assert!(
+            message.starts_with("goals.toml:3:1: unknown field `bulider`"),
+            "{message}"
+        );
+        for text in [
+            "[goals.a]",
+            "[settings]\nsandbox = false",
+            "[goal.a.fixed]\nhash = ''\nalgo = ''",
+        ] {
             assert!(refusal(text).contains("unknown field"), "{text}");
         }
     }
@@ -166,7 +172,10 @@ mod tests {
     fn what_is_not_toml_is_one_line_with_its_position() {
         for (text, position) in [("[goal.a", "1:"), ("a = \n", "1:"), ("\n\nx", "3:")] {
             let message = refusal(text);
-            assert!(message.starts_with(&format!("goals.toml:{position}")), "{message}");
+            assert!(
+                message.starts_with(&format!("goals.toml:{position}")),
+                "{message}"
+            );
             assert_eq!(message.lines().count(), 1);
         }
         let error = GoalsFile::parse(b"a = 1\n\xff", Path::new("goals.toml")).unwrap_err();

@@ -86,10 +86,12 @@ impl Goals {
         };
         let mut needs: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
         for (name, goal) in &file.goals {
-            let needed = needed_goals(goal, &file.defaults)
-                .map_err(|error| of_goal(&path, name, error))?;
+            let needed =
+                needed_goals(goal, &file.defaults).map_err(|error| of_goal(&path, name, error))?;
             // A goal that does not exist is reported where it is used, with its key.
-            let existing = needed.into_iter().filter(|name| file.goals.contains_key(*name));
+            let existing = needed
+                .into_iter()
+                .filter(|name| file.goals.contains_key(*name));
             needs.insert(name, existing.collect());
         }
         let ordered = order::inputs_first(selected.iter().map(String::as_str), &needs)
@@ -266,15 +268,15 @@ impl<'a> Workshop<'a> {
         output_order: &[String],
     ) -> std::result::Result<Arc<Derivation>, store_model::Error> {
         let derivations = &self.derivations;
-        self.hashes.fill_output_paths(&mut derivation, &mut |path| {
-            derivations
-                .get(path)
-                .cloned()
-                .ok_or_else(|| store_model::Error::InvalidDerivation {
-                    drv_name: goal.to_owned(),
-                    reason: format!("its input '{path}' is of another file"),
+        self.hashes
+            .fill_output_paths(&mut derivation, &mut |path| {
+                derivations.get(path).cloned().ok_or_else(|| {
+                    store_model::Error::InvalidDerivation {
+                        drv_name: goal.to_owned(),
+                        reason: format!("its input '{path}' is of another file"),
+                    }
                 })
-        })?;
+            })?;
         let drv_path = derivation.derivation_path(&self.store_dir)?;
         let outputs = output_order
             .iter()

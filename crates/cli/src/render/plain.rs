@@ -70,10 +70,8 @@ impl Plain {
 
     /// What failed by itself is told at once; what failed for it is told by the report.
     fn ending(&self, outcome: &Outcome, path: &StorePath) -> String {
-        let is_told_elsewhere = matches!(
-            outcome.status,
-            Status::Cancelled | Status::DependencyFailed
-        );
+        let is_told_elsewhere =
+            matches!(outcome.status, Status::Cancelled | Status::DependencyFailed);
         if outcome.status.is_success() || is_told_elsewhere {
             return String::new();
         }

@@ -602,7 +602,7 @@ impl Handler<WidenGoal> for DerivationGoal {
 
     fn handle(&mut self, widen: WidenGoal, ctx: &mut Self::Context) {
         if self.outcome.is_none() {
-            self.wanted.widen(&widen.wanted);
+            let _grown = self.wanted.widen(&widen.wanted);
         }
         let wanted = widen.wanted;
         self.advance(Event::Widened { wanted }, ctx);

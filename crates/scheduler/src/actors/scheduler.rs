@@ -285,7 +285,6 @@ impl Actor for Scheduler {
             leave_inputs: scheduler.clone().recipient(),
             request_slot: scheduler.clone().recipient(),
             withdraw_slot_request: scheduler.clone().recipient(),
-            slot_released: scheduler.clone().recipient(),
             news: scheduler.clone().recipient(),
             ended: scheduler.recipient(),
         };
@@ -462,9 +461,7 @@ impl Handler<ForcePanic> for Scheduler {
             PanickingActor::DerivationGoals => {
                 for goal in self.goals.values() {
                     if let GoalActor::Derivation(addr) = goal {
-                        addr.do_send(ForcePanic {
-                            actor: force.actor,
-                        });
+                        addr.do_send(ForcePanic { actor: force.actor });
                     }
                 }
             }
