@@ -106,17 +106,13 @@ fn a_builder_sees_its_inputs_and_nothing_of_the_host() {
 #[test]
 fn a_builder_cannot_leave_its_root_though_it_may_change_it_in_a_namespace_of_its_own() {
     under_guard(
-        r"
+        r#"
         mkdir jail
-        chroot jail /bin/true 2> /dev/null && echo chroot
-        cat > escape <<'SCRIPT'
-          mkdir -p inner; chroot inner sh -c 'cd ../../../../..; ls' 2> /dev/null
-          cd ../../../../../../..; ls
-          cat @SECRET@ /proc/1/root@SECRET@ 2> /dev/null
-        SCRIPT
-        unshare -Urm sh escape > seen 2> /dev/null || true
-        cat seen > $out; cat /proc/self/mountinfo >> $out
-        ",
+        if chroot jail /bin/true 2> /dev/null; then echo chroot >> $out; fi
+        unshare -Urm sh -c "mkdir inner; chroot inner sh -c 'cd ../../../..; ls'; \
+          cd ../../../../../..; ls; cat @SECRET@ /proc/1/root@SECRET@" >> $out 2> /dev/null || true
+        cat /proc/self/mountinfo >> $out
+        "#,
         |store, drv, finished| {
             let seen = output_text(store, drv, finished);
             assert!(!seen.contains("home") && !seen.contains("CANARY"), "{seen}");
@@ -278,7 +274,9 @@ fn extended_attributes_are_neither_read_nor_written() {
             let report = output_text(store, drv, finished);
             assert_eq!(report.lines().count(), 7, "{report}");
             for line in report.lines() {
-                assert!(line.ends_with(ENOTSUP), "{line}");
+                // Kernels before 6.13 lack the last three calls.
+                let is_unknown = line.ends_with("at 38");
+                assert!(line.ends_with(ENOTSUP) || is_unknown, "{line}");
             }
         },
     );

@@ -5,9 +5,11 @@ mod structure;
 
 mod bad_input;
 mod builders;
+mod commands;
 mod cooperation;
 mod differential;
 mod events;
+mod full_disk;
 mod interruption;
 
 mod guard;

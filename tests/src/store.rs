@@ -17,6 +17,7 @@ use crate::invocation::Invocation;
 use crate::profile::Profile;
 use crate::requirement;
 use crate::signals::Signals;
+use crate::snapshot;
 
 /// What both programs are told; genuine Nix's own defaults differ from goalctl's.
 const CONFIGURATION: &str = "\
@@ -231,6 +232,70 @@ impl TestStore {
     #[must_use]
     pub fn script(&self, name: &str, script: &str) -> String {
         self.instantiate_one(&format!("mk \"{name}\" ''{script}'' {{ }}"))
+    }
+
+    /// Puts a text file into the store under the path that follows from it, valid, though no
+    /// program would take it: what a broken or hostile writer leaves. Returns its path.
+    #[must_use]
+    pub fn smuggle(&self, name: &str, text: &str) -> String {
+        let file = self.dir().join("smuggled");
+        std::fs::write(&file, text).expect("a fresh file can be written");
+        // Nix, evaluating only, works out the path and writes nothing.
+        let expression = format!(
+            "builtins.toFile \"{name}\" (builtins.readFile {})",
+            file.display()
+        );
+        let path = self
+            .nix_program("nix-instantiate")
+            .args(["--eval", "--expr", &expression])
+            .succeed()
+            .output()
+            .trim()
+            .trim_matches('"')
+            .to_owned();
+        let real = self.real(&path);
+        std::fs::rename(&file, &real).expect("both are in the same file system");
+        self.make_canonical(&real);
+        self.register(&path, &real);
+        path
+    }
+
+    /// Gives a file the metadata that every file of a store has.
+    fn make_canonical(&self, file: &Path) {
+        let id = self.profile.foreign_id();
+        chown(file, id, id).expect("the file is ours");
+        let opened = std::fs::File::open(file).expect("the file is there");
+        let one_second = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1);
+        opened
+            .set_modified(one_second)
+            .expect("one's own file can be dated");
+        std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o444))
+            .expect("one's own file can be closed");
+    }
+
+    /// Writes a row for a path without references, past every check.
+    fn register(&self, path: &str, real: &Path) {
+        let nix_hash = requirement::find_program("nix-hash").expect("it comes with Nix");
+        let hash = self
+            .program(&nix_hash)
+            .args(["--type", "sha256"])
+            .arg(real)
+            .succeed()
+            .output();
+        // Everything of a NAR of one plain file but its contents is 112 bytes long.
+        let size = real.metadata().expect("the file is there").len();
+        let nar_size = 112 + size.next_multiple_of(8);
+        snapshot::open(&self.database())
+            .execute(
+                "insert or ignore into ValidPaths (path, hash, registrationTime, narSize) \
+                 values (?1, ?2, 1, ?3)",
+                (
+                    path,
+                    format!("sha256:{}", hash.trim()),
+                    i64::try_from(nar_size).ok(),
+                ),
+            )
+            .expect("the database has Nix's tables");
     }
 
     /// Returns the output path named `output` that a derivation of this store promises.
