@@ -122,6 +122,34 @@ pub trait NarVisitor {
     fn symlink(&mut self, name: Option<&BStr>, target: &BStr) -> Result<(), Self::Error>;
 }
 
+impl<V: NarVisitor + ?Sized> NarVisitor for &mut V {
+    type Error = V::Error;
+
+    fn enter_directory(&mut self, name: Option<&BStr>) -> Result<(), Self::Error> {
+        (**self).enter_directory(name)
+    }
+
+    fn leave_directory(&mut self) -> Result<(), Self::Error> {
+        (**self).leave_directory()
+    }
+
+    fn begin_file(&mut self, name: Option<&BStr>, header: FileHeader) -> Result<(), Self::Error> {
+        (**self).begin_file(name, header)
+    }
+
+    fn file_contents(&mut self, chunk: &[u8]) -> Result<(), Self::Error> {
+        (**self).file_contents(chunk)
+    }
+
+    fn end_file(&mut self) -> Result<(), Self::Error> {
+        (**self).end_file()
+    }
+
+    fn symlink(&mut self, name: Option<&BStr>, target: &BStr) -> Result<(), Self::Error> {
+        (**self).symlink(name, target)
+    }
+}
+
 /// A visitor that ignores everything: for checking an archive, or hashing it by [`Tee`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Discard;
