@@ -83,21 +83,22 @@ async fn what_a_crash_leaves_is_removed_by_the_next_start_or_the_next_build() {
 fn trace(test: &str, calls: &str) -> Option<String> {
     let dir = tempfile::tempdir().unwrap();
     let log = dir.path().join("log");
-    let traced = Command::new("strace")
+    let ran = Command::new("strace")
         .args(["-f", "-y", "--decode-pids=comm", "-e", calls, "-o"])
         .arg(&log)
         .arg(std::env::current_exe().unwrap())
         .args(["--exact", test])
         .output();
-    let Ok(output) = traced else {
+    let Ok(output) = ran else {
         skip("strace is not here");
         return None;
     };
     assert!(output.status.success(), "{output:?}");
-    let text = fs::read_to_string(&log).unwrap();
+    let traced = fs::read_to_string(&log).unwrap();
     let of_registry = |line: &&str| line.contains("<registry-");
     Some(
-        text.lines()
+        traced
+            .lines()
             .filter(of_registry)
             .collect::<Vec<_>>()
             .join("\n"),
