@@ -18,7 +18,7 @@ const MAX_INCLUDE_DEPTH: usize = 32;
 ///
 /// # Errors
 /// A file cannot be read, or says something that is wrong.
-pub fn read_files(environment: &Environment, defaults: Settings) -> Result<Configuration> {
+pub(crate) fn read_files(environment: &Environment, defaults: Settings) -> Result<Configuration> {
     let mut configuration = Configuration::new(defaults);
     for file in configuration_files(environment) {
         include(&mut configuration, &file, Presence::Optional, 0)?;
@@ -35,7 +35,7 @@ pub fn read_files(environment: &Environment, defaults: Settings) -> Result<Confi
 
 /// Turns the words after `--option`, two for each, into assignments.
 #[must_use]
-pub fn typed_options(words: &[String]) -> Vec<Assignment> {
+pub(crate) fn typed_options(words: &[String]) -> Vec<Assignment> {
     words
         .chunks_exact(2)
         .map(|pair| typed(&pair[0], &pair[1]))
@@ -44,7 +44,7 @@ pub fn typed_options(words: &[String]) -> Vec<Assignment> {
 
 /// Makes an assignment of a flag.
 #[must_use]
-pub fn typed(name: &str, value: &str) -> Assignment {
+pub(crate) fn typed(name: &str, value: &str) -> Assignment {
     Assignment {
         name: name.to_owned(),
         value: value.to_owned(),
@@ -57,27 +57,29 @@ fn configuration_files(environment: &Environment) -> Vec<PathBuf> {
     let system_dir = environment
         .path("NIX_CONF_DIR")
         .unwrap_or_else(|| PathBuf::from("/etc/nix"));
-    let mut user_files: Vec<PathBuf> =
-        if let Some(files) = environment.get("NIX_USER_CONF_FILES") {
-            std::env::split_paths(files)
-                .filter(|file| !file.as_os_str().is_empty())
-                .collect()
-        } else {
-            let dirs = environment
-                .path("XDG_CONFIG_DIRS")
-                .unwrap_or_else(|| PathBuf::from("/etc/xdg"));
-            environment
-                .xdg_dir("XDG_CONFIG_HOME", ".config")
-                .into_iter()
-                .chain(std::env::split_paths(&dirs))
-                .map(|dir| dir.join("nix/nix.conf"))
-                .collect()
-        };
+    let mut user_files: Vec<PathBuf> = if let Some(files) = environment.get("NIX_USER_CONF_FILES") {
+        std::env::split_paths(files)
+            .filter(|file| !file.as_os_str().is_empty())
+            .collect()
+    } else {
+        let dirs = environment
+            .path("XDG_CONFIG_DIRS")
+            .unwrap_or_else(|| PathBuf::from("/etc/xdg"));
+        environment
+            .xdg_dir("XDG_CONFIG_HOME", ".config")
+            .into_iter()
+            .chain(std::env::split_paths(&dirs))
+            .map(|dir| dir.join("nix/nix.conf"))
+            .collect()
+    };
     // The first one named has the last word.
     user_files.reverse();
     let mut files = vec![system_dir.join("nix.conf")];
     files.append(&mut user_files);
-    files.iter().map(|file| environment.absolute(file)).collect()
+    files
+        .iter()
+        .map(|file| environment.absolute(file))
+        .collect()
 }
 
 fn include(
@@ -88,7 +90,10 @@ fn include(
 ) -> Result<()> {
     let text = match std::fs::read(path) {
         Ok(bytes) => String::from_utf8(bytes).map_err(|_| {
-            Failure::message(format!("the configuration '{}' is not UTF-8", path.display()))
+            Failure::message(format!(
+                "the configuration '{}' is not UTF-8",
+                path.display()
+            ))
         })?,
         Err(error) if presence == Presence::Optional && is_absence(&error) => return Ok(()),
         Err(error) => return Err(Failure::file("reading the configuration", path, error)),
@@ -167,8 +172,14 @@ mod tests {
     #[test]
     fn later_sources_win_and_every_value_knows_its_own() {
         let home = Home::new(&[
-            ("etc/nix.conf", "cores = 1\nmax-jobs = 1\nlog-lines = 1\ntimeout = 1\n"),
-            ("xdg/nix/nix.conf", "cores = 2\nmax-jobs = 2\nlog-lines = 2\n"),
+            (
+                "etc/nix.conf",
+                "cores = 1\nmax-jobs = 1\nlog-lines = 1\ntimeout = 1\n",
+            ),
+            (
+                "xdg/nix/nix.conf",
+                "cores = 2\nmax-jobs = 2\nlog-lines = 2\n",
+            ),
             ("home/.config/nix/nix.conf", "max-jobs = 3\ncores = 3\n"),
         ]);
         let configuration = home
@@ -217,7 +228,10 @@ mod tests {
     #[test]
     fn includes_are_read_in_place_and_end_where_they_go_in_circles() {
         let home = Home::new(&[
-            ("etc/nix.conf", "cores = 1\ninclude more/more.conf\n!include none.conf\n"),
+            (
+                "etc/nix.conf",
+                "cores = 1\ninclude more/more.conf\n!include none.conf\n",
+            ),
             ("etc/more/more.conf", "include beside.conf\ncores = 2\n"),
             ("etc/more/beside.conf", "log-lines = 7\n"),
             ("circle/nix.conf", "include nix.conf\n"),
@@ -240,6 +254,9 @@ mod tests {
         let home = Home::new(&[("etc/nix.conf", "\ncores = many\n")]);
         let failure = home.read(&[("NIX_CONF_DIR", "~/etc")]).unwrap_err();
         let text = failure.render(Style::Plain);
-        assert!(text.contains("etc/nix.conf:2: option 'cores' cannot be 'many'"), "{text}");
+        assert!(
+            text.contains("etc/nix.conf:2: option 'cores' cannot be 'many'"),
+            "{text}"
+        );
     }
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 /// A snapshot of the environment. Nothing after start-up looks at the real one, so that every rule
 /// about it can be tested.
 #[derive(Debug, Clone, Default)]
-pub struct Environment {
+pub(crate) struct Environment {
     variables: BTreeMap<OsString, OsString>,
     current_dir: PathBuf,
 }
@@ -15,7 +15,7 @@ pub struct Environment {
 impl Environment {
     /// Takes the snapshot of this process.
     #[must_use]
-    pub fn of_this_process() -> Self {
+    pub(crate) fn of_this_process() -> Self {
         Self {
             variables: std::env::vars_os().collect(),
             // A directory that is gone makes relative paths fail one by one, with their names.
@@ -25,7 +25,7 @@ impl Environment {
 
     /// Returns a variable; one that is set to nothing counts as unset.
     #[must_use]
-    pub fn get(&self, name: &str) -> Option<&OsStr> {
+    pub(crate) fn get(&self, name: &str) -> Option<&OsStr> {
         self.variables
             .get(OsStr::new(name))
             .map(OsString::as_os_str)
@@ -34,31 +34,33 @@ impl Environment {
 
     /// Returns a variable that names a path.
     #[must_use]
-    pub fn path(&self, name: &str) -> Option<PathBuf> {
+    pub(crate) fn path(&self, name: &str) -> Option<PathBuf> {
         self.get(name).map(PathBuf::from)
     }
 
     /// Returns a path that is absolute, seen from the directory of the start.
     #[must_use]
-    pub fn absolute(&self, path: &Path) -> PathBuf {
+    pub(crate) fn absolute(&self, path: &Path) -> PathBuf {
         self.current_dir.join(path)
     }
 
     /// Returns a directory of the XDG base directory specification, which knows absolute paths
     /// only; `fallback` is relative to the home directory.
     #[must_use]
-    pub fn xdg_dir(&self, name: &str, fallback: &str) -> Option<PathBuf> {
-        self.path(name).filter(|path| path.is_absolute()).or_else(|| {
-            self.path("HOME")
-                .filter(|home| home.is_absolute())
-                .map(|home| home.join(fallback))
-        })
+    pub(crate) fn xdg_dir(&self, name: &str, fallback: &str) -> Option<PathBuf> {
+        self.path(name)
+            .filter(|path| path.is_absolute())
+            .or_else(|| {
+                self.path("HOME")
+                    .filter(|home| home.is_absolute())
+                    .map(|home| home.join(fallback))
+            })
     }
 
     /// Returns a snapshot of these variables, in the root directory.
     #[cfg(test)]
     #[must_use]
-    pub fn of(variables: &[(&str, &str)]) -> Self {
+    pub(crate) fn of(variables: &[(&str, &str)]) -> Self {
         Self {
             variables: variables
                 .iter()

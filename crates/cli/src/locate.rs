@@ -14,7 +14,7 @@ use crate::failure::{Failure, Result};
 
 /// Whether this machine's `/nix` can be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SystemStore {
+pub(crate) enum SystemStore {
     /// It is there, and we may write to it.
     Usable,
     /// It is absent, or belongs to somebody else.
@@ -24,7 +24,7 @@ pub enum SystemStore {
 impl SystemStore {
     /// Looks at `/nix`.
     #[must_use]
-    pub fn of_this_machine() -> Self {
+    pub(crate) fn of_this_machine() -> Self {
         let may_write = |path: &str| access(path, AccessFlags::W_OK | AccessFlags::X_OK).is_ok();
         // A directory that is not there yet is made in its parent.
         let usable = |path: &str, parent: &str| {
@@ -46,7 +46,7 @@ impl SystemStore {
 ///
 /// # Errors
 /// The store that is named is not a local one, or none can be found.
-pub fn locate(
+pub(crate) fn locate(
     flag: Option<&Path>,
     environment: &Environment,
     system_store: SystemStore,
@@ -105,7 +105,11 @@ fn under_root(root: &Path, named_by: &str, environment: &Environment) -> Result<
 
 fn named_by_directories(environment: &Environment) -> Result<Option<StoreLayout>> {
     let dir = |name: &str| environment.path(name);
-    let (store, state, log) = (dir("NIX_STORE_DIR"), dir("NIX_STATE_DIR"), dir("NIX_LOG_DIR"));
+    let (store, state, log) = (
+        dir("NIX_STORE_DIR"),
+        dir("NIX_STATE_DIR"),
+        dir("NIX_LOG_DIR"),
+    );
     if store.is_none() && state.is_none() && log.is_none() {
         return Ok(None);
     }
@@ -143,23 +147,44 @@ mod tests {
 
     #[test]
     fn a_named_root_keeps_the_logical_directory() {
-        let layout = located(Some("/no/such/root"), &[("NIX_STORE_DIR", "/x")], SystemStore::Usable);
+        let layout = located(
+            Some("/no/such/root"),
+            &[("NIX_STORE_DIR", "/x")],
+            SystemStore::Usable,
+        );
         assert_eq!(layout.store_dir.as_str(), "/nix/store");
         assert_eq!(layout.real_store_dir, Path::new("/no/such/root/nix/store"));
         assert_eq!(layout.state_dir, Path::new("/no/such/root/nix/var/nix"));
         let relative = located(Some("no-such-root"), &[], SystemStore::Usable);
-        assert_eq!(relative.real_store_dir, Path::new("/no-such-root/nix/store"));
+        assert_eq!(
+            relative.real_store_dir,
+            Path::new("/no-such-root/nix/store")
+        );
     }
 
     #[test]
     fn a_store_behind_a_daemon_is_refused_and_names_who_asked_for_it() {
-        for url in ["daemon", "unix:///run/nix", "ssh://host", "https://cache", "local?root=/x"] {
+        for url in [
+            "daemon",
+            "unix:///run/nix",
+            "ssh://host",
+            "https://cache",
+            "local?root=/x",
+        ] {
             let variables = Environment::of(&[("NIX_REMOTE", url)]);
             let failure = locate(None, &variables, SystemStore::Usable).unwrap_err();
             let text = failure.render(crate::render::Style::Plain);
             assert!(text.contains("NIX_REMOTE") && text.contains(url), "{text}");
-            let flag = locate(Some(Path::new(url)), &Environment::default(), SystemStore::Usable);
-            assert!(flag.unwrap_err().render(crate::render::Style::Plain).contains("--store"));
+            let flag = locate(
+                Some(Path::new(url)),
+                &Environment::default(),
+                SystemStore::Usable,
+            );
+            assert!(
+                flag.unwrap_err()
+                    .render(crate::render::Style::Plain)
+                    .contains("--store")
+            );
         }
         let layout = located(None, &[("NIX_REMOTE", "auto")], SystemStore::Usable);
         assert_eq!(layout.real_store_dir, Path::new("/nix/store"));
@@ -170,12 +195,23 @@ mod tests {
         let layout = located(None, &[("NIX_STATE_DIR", "/s")], SystemStore::Unusable);
         assert_eq!(layout.real_store_dir, Path::new("/nix/store"));
         assert_eq!(layout.state_dir, Path::new("/s"));
-        let layout = located(None, &[("NIX_STORE_DIR", "/gnu/store")], SystemStore::Usable);
+        let layout = located(
+            None,
+            &[("NIX_STORE_DIR", "/gnu/store")],
+            SystemStore::Usable,
+        );
         assert_eq!(layout.store_dir.as_str(), "/gnu/store");
         assert!(!layout.is_relocated());
-        for (name, value) in [("NIX_STORE_DIR", "store"), ("NIX_STORE_DIR", "/a/../b"), ("NIX_LOG_DIR", "l")] {
+        for (name, value) in [
+            ("NIX_STORE_DIR", "store"),
+            ("NIX_STORE_DIR", "/a/../b"),
+            ("NIX_LOG_DIR", "l"),
+        ] {
             let variables = Environment::of(&[(name, value)]);
-            assert!(locate(None, &variables, SystemStore::Usable).is_err(), "{name}={value}");
+            assert!(
+                locate(None, &variables, SystemStore::Usable).is_err(),
+                "{name}={value}"
+            );
         }
     }
 

@@ -10,7 +10,7 @@ use store_model::settings::SandboxPath;
 
 /// Returns the settings that hold here where nobody says otherwise.
 #[must_use]
-pub fn default_settings() -> Settings {
+pub(crate) fn default_settings() -> Settings {
     let mut settings = Settings {
         max_jobs: std::thread::available_parallelism().map_or(1, usize::from),
         ..Settings::default()
@@ -22,12 +22,14 @@ pub fn default_settings() -> Settings {
     if Uid::effective().is_root() && has_members("nixbld") {
         "nixbld".clone_into(&mut settings.build_users_group);
     }
-    settings.sandbox_paths.extend(find_static_shell().map(|source| SandboxPath {
-        target: PathBuf::from("/bin/sh"),
-        source,
-        optional: false,
-        writable: false,
-    }));
+    settings
+        .sandbox_paths
+        .extend(find_static_shell().map(|source| SandboxPath {
+            target: PathBuf::from("/bin/sh"),
+            source,
+            optional: false,
+            writable: false,
+        }));
     settings
 }
 
@@ -67,10 +69,14 @@ fn has_members(group: &str) -> bool {
 
 /// Builders expect `/bin/sh`, and a dynamic one would need libraries that the sandbox hides.
 fn find_static_shell() -> Option<PathBuf> {
-    ["/bin/busybox", "/usr/bin/busybox", "/usr/lib/busybox/busybox"]
-        .into_iter()
-        .map(PathBuf::from)
-        .find(|path| is_static_program(path))
+    [
+        "/bin/busybox",
+        "/usr/bin/busybox",
+        "/usr/lib/busybox/busybox",
+    ]
+    .into_iter()
+    .map(PathBuf::from)
+    .find(|path| is_static_program(path))
 }
 
 /// Returns whether the file is a 64-bit ELF program that asks for no interpreter.
@@ -92,7 +98,9 @@ fn asks_for_no_interpreter(head: &[u8]) -> Option<bool> {
     let n_entries = u16::from_le_bytes(head.get(56..58)?.try_into().ok()?);
     let table = head.get(usize::try_from(offset).ok()?..)?;
     let entries = table.chunks(usize::from(entry_len.max(4)));
-    let mut types = entries.take(usize::from(n_entries)).map(|entry| entry.get(..4));
+    let mut types = entries
+        .take(usize::from(n_entries))
+        .map(|entry| entry.get(..4));
     Some(types.all(|kind| kind.is_some_and(|kind| kind != PT_INTERP)))
 }
 

@@ -19,7 +19,7 @@ const GOALS_FILE: &str = "goals.toml";
 
 /// What one word names.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Target {
+pub(crate) enum Target {
     /// Outputs of a derivation.
     Outputs {
         /// The derivation.
@@ -42,11 +42,11 @@ pub enum Target {
 
 /// Finds what words name, in one store and from one directory.
 #[derive(Debug, Clone, Copy)]
-pub struct Finder<'a> {
+pub(crate) struct Finder<'a> {
     /// Where the store is.
-    pub layout: &'a StoreLayout,
+    pub(crate) layout: &'a StoreLayout,
     /// Where relative paths begin.
-    pub environment: &'a Environment,
+    pub(crate) environment: &'a Environment,
 }
 
 impl Finder<'_> {
@@ -54,7 +54,7 @@ impl Finder<'_> {
     ///
     /// # Errors
     /// It names nothing that can be built.
-    pub fn target(&self, word: &str) -> Result<Target> {
+    pub(crate) fn target(&self, word: &str) -> Result<Target> {
         if word.is_empty() {
             return Err(Failure::message("an empty word names nothing to build"));
         }
@@ -82,7 +82,7 @@ impl Finder<'_> {
     ///
     /// # Errors
     /// The outputs after `^` are not names.
-    pub fn goals(&self, word: &str) -> Result<Option<Target>> {
+    pub(crate) fn goals(&self, word: &str) -> Result<Option<Target>> {
         let (file, goal) = match word.rsplit_once('#') {
             Some((file, goal)) => (file, Some(goal)),
             None => (word, None),
@@ -99,7 +99,11 @@ impl Finder<'_> {
         };
         let file = self.environment.absolute(path);
         Ok(Some(Target::Goals {
-            file: if file.is_dir() { file.join(GOALS_FILE) } else { file },
+            file: if file.is_dir() {
+                file.join(GOALS_FILE)
+            } else {
+                file
+            },
             goal: goal.filter(|goal| !goal.is_empty()).map(str::to_owned),
             outputs,
         }))
@@ -110,7 +114,7 @@ impl Finder<'_> {
     ///
     /// # Errors
     /// It is not in the store.
-    pub fn store_path(&self, word: &str) -> Result<StorePath> {
+    pub(crate) fn store_path(&self, word: &str) -> Result<StorePath> {
         let mut path = self.environment.absolute(Path::new(word));
         for _ in 0..MAX_LINKS {
             if let Some(found) = self.within_store(&path) {
@@ -260,7 +264,10 @@ mod tests {
         let world = World::new();
         assert_eq!(world.outputs(&format!("/nix/store/{DRV}")), ["*"]);
         assert_eq!(world.outputs(&format!("/nix/store/{DRV}!out")), ["out"]);
-        assert_eq!(world.outputs(&format!("/nix/store/{DRV}^out,dev")), ["dev", "out"]);
+        assert_eq!(
+            world.outputs(&format!("/nix/store/{DRV}^out,dev")),
+            ["dev", "out"]
+        );
         assert_eq!(world.outputs(&format!("/nix/store/{DRV}^*")), ["*"]);
         for word in [
             format!("/nix/store/{DRV}^"),
@@ -287,7 +294,11 @@ mod tests {
             real.display().to_string(),
             dir.join("logical").display().to_string(),
             dir.join("twice").display().to_string(),
-            dir.join("store").join(OUT).join("bin").display().to_string(),
+            dir.join("store")
+                .join(OUT)
+                .join("bin")
+                .display()
+                .to_string(),
         ] {
             let target = world.target(&word).unwrap();
             assert_eq!(target, Target::Path(OUT.parse().unwrap()), "{word}");
@@ -301,11 +312,27 @@ mod tests {
         std::fs::write(&drv, "Derive(").unwrap();
         let drv = drv.display().to_string();
         assert!(world.refusal(&drv).contains(&format!("goalctl add {drv}")));
-        assert!(world.refusal("/etc/passwd").contains("is not in the store '/nix/store'"));
-        assert!(world.refusal("/no/such/file").contains("there is no '/no/such/file'"));
-        assert!(world.refusal("/nix/store/bad").contains("not a valid store path"));
+        assert!(
+            world
+                .refusal("/etc/passwd")
+                .contains("is not in the store '/nix/store'")
+        );
+        assert!(
+            world
+                .refusal("/no/such/file")
+                .contains("there is no '/no/such/file'")
+        );
+        assert!(
+            world
+                .refusal("/nix/store/bad")
+                .contains("not a valid store path")
+        );
         assert!(world.refusal("/nix/store/").contains("is not"));
-        assert!(world.refusal(&format!("/nix/store/{OUT}/../x")).contains("error:"));
+        assert!(
+            world
+                .refusal(&format!("/nix/store/{OUT}/../x"))
+                .contains("error:")
+        );
         assert!(world.target("").is_err());
         let circle = world.dir.path().join("circle");
         symlink(&circle, &circle).unwrap();
@@ -316,14 +343,26 @@ mod tests {
     fn goals_are_named_by_file_and_name() {
         let world = World::new();
         let goals = |word: &str| match world.target(word).unwrap() {
-            Target::Goals { file, goal, outputs } => {
-                (file.display().to_string(), goal, outputs == WantedOutputs::All)
-            }
+            Target::Goals {
+                file,
+                goal,
+                outputs,
+            } => (
+                file.display().to_string(),
+                goal,
+                outputs == WantedOutputs::All,
+            ),
             other => panic!("{other:?}"),
         };
         assert_eq!(goals("/p/goals.toml"), ("/p/goals.toml".into(), None, true));
-        assert_eq!(goals("/p/x.toml#a"), ("/p/x.toml".into(), Some("a".into()), true));
-        assert_eq!(goals("/p/x#a^dev"), ("/p/x".into(), Some("a".into()), false));
+        assert_eq!(
+            goals("/p/x.toml#a"),
+            ("/p/x.toml".into(), Some("a".into()), true)
+        );
+        assert_eq!(
+            goals("/p/x#a^dev"),
+            ("/p/x".into(), Some("a".into()), false)
+        );
         assert!(goals("#a").0.ends_with("goals.toml"));
         let dir = world.dir.path().display().to_string();
         assert_eq!(goals(&format!("{dir}#a")).0, format!("{dir}/goals.toml"));

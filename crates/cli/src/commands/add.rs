@@ -22,7 +22,9 @@ pub(super) async fn add(
     output: &mut Output,
 ) -> Result<()> {
     if arguments.name.is_some() && arguments.files.len() > 1 {
-        return Err(Failure::message("'--name' names one file, and there are several"));
+        return Err(Failure::message(
+            "'--name' names one file, and there are several",
+        ));
     }
     let algorithm: HashAlgorithm = arguments.hash.parse()?;
     let mut added = Vec::new();
@@ -70,8 +72,7 @@ fn file_name(file: &Path) -> Result<String> {
 
 /// Adds a `.drv` file as the derivation that it holds, so that what it refers to is known.
 async fn add_derivation(store: &Store, file: &Path, name: &str) -> Result<StorePath> {
-    let bytes =
-        std::fs::read(file).map_err(|error| Failure::file("reading", file, error))?;
+    let bytes = std::fs::read(file).map_err(|error| Failure::file("reading", file, error))?;
     // A file that was copied out of a store still has its hash part, which it must get again.
     let expected: Option<StorePath> = name.parse().ok();
     let name = expected.as_ref().map_or(name, StorePath::name);

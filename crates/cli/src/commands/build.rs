@@ -11,9 +11,9 @@ use scheduler::{
     Wanted,
 };
 use serde_json::{Value, json};
+use store_model::Settings;
 use store_model::settings::{Assignment, Configuration, StoreLayout};
 use store_model::wanted_outputs::WantedOutputs;
-use store_model::Settings;
 
 use super::{Session, out_link, plan};
 use crate::args::BuildArguments;
@@ -62,14 +62,18 @@ pub(super) async fn build(
     let layout = session.layout()?;
     let files = session.configuration_files()?;
     let flags = flags(arguments);
-    let settings = Arc::new(
-        session
-            .with_typed(files.clone(), &flags)?
-            .finish()?,
-    );
+    let settings = Arc::new(session.with_typed(files.clone(), &flags)?.finish()?);
     let planned = plan_words(session, arguments, &layout, &files, &flags)?;
     if arguments.dry_run {
-        return dry_run(&layout, &settings, planned, arguments.json, interrupts, output).await;
+        return dry_run(
+            &layout,
+            &settings,
+            planned,
+            arguments.json,
+            interrupts,
+            output,
+        )
+        .await;
     }
     let scheduler = Scheduler::start(Config {
         layout: layout.clone(),
@@ -130,7 +134,11 @@ fn plan_words(
             Ok(Planned::Wanted(Wanted::Outputs { drv_path, outputs }))
         }
         Target::Path(path) => Ok(Planned::Wanted(Wanted::Path(path))),
-        Target::Goals { file, goal, outputs } => {
+        Target::Goals {
+            file,
+            goal,
+            outputs,
+        } => {
             let goals = Goals::read(&file, goal.as_deref()).map_err(Failure::new)?;
             let mut configuration = files.clone();
             for assignment in goals.settings()? {
@@ -148,12 +156,20 @@ fn plan_words(
 }
 
 /// Writes the derivations of goals into the store, and groups what is wanted by settings.
-async fn group(store: &Store, planned: Vec<Planned>, settings: &Arc<Settings>) -> Result<Vec<Group>> {
+async fn group(
+    store: &Store,
+    planned: Vec<Planned>,
+    settings: &Arc<Settings>,
+) -> Result<Vec<Group>> {
     let mut groups: Vec<Group> = Vec::new();
     for planned in planned {
         let (settings, mut wanted) = match planned {
             Planned::Wanted(wanted) => (Arc::clone(settings), vec![wanted]),
-            Planned::Goals { goals, outputs, settings } => {
+            Planned::Goals {
+                goals,
+                outputs,
+                settings,
+            } => {
                 let made = goals.instantiate(store, &settings.system).await?;
                 let wanted = made.into_iter().map(|(_, made)| Wanted::Outputs {
                     drv_path: made.drv_path,
@@ -182,7 +198,9 @@ async fn dry_run(
     let work = async {
         let groups = group(&store, planned, settings).await?;
         let wanted: Vec<Wanted> = groups.into_iter().flat_map(|group| group.wanted).collect();
-        plan::plan(&store, &wanted).await?.print(&store, json, output)?;
+        plan::plan(&store, &wanted)
+            .await?
+            .print(&store, json, output)?;
         output.flush()
     };
     let done = interrupts.unless(work).await;
@@ -234,6 +252,7 @@ impl Run<'_> {
         }
         let counts = renderer.finish();
         self.report(&outcomes, &renderer, counts, output)?;
+        self.make_links(&store, &outcomes).await?;
         match ExitStatus::from_report(status) {
             ExitStatus::Success => Ok(()),
             failure => Err(Failure::silent(failure)),
@@ -311,9 +330,7 @@ impl Run<'_> {
             // A scheduler that has stopped has nothing left to cancel.
             let _report = (cancelled, building.await);
         };
-        let drained = async {
-            while events.recv().await.is_some() {}
-        };
+        let drained = async { while events.recv().await.is_some() {} };
         let work = async {
             tokio::select! {
                 () = cancelled => {}
@@ -324,7 +341,7 @@ impl Run<'_> {
         Failure::interrupted(signal)
     }
 
-    /// Prints the paths that are there now, makes links to them, and says what is not there.
+    /// Prints the paths that are there now, and says what is not there.
     fn report(
         &self,
         outcomes: &[(Wanted, Arc<Outcome>)],
@@ -345,13 +362,15 @@ impl Run<'_> {
             let line = json!({"event": "report", "results": results});
             renderer.json(&line, output)?;
         } else {
-            for path in outcomes.iter().flat_map(|(_, outcome)| outcome.outputs.values()) {
+            for path in outcomes
+                .iter()
+                .flat_map(|(_, outcome)| outcome.outputs.values())
+            {
                 output.line(dir.print(path))?;
             }
             self.say_what_failed(outcomes, counts);
         }
-        output.flush()?;
-        self.make_links(outcomes)
+        output.flush()
     }
 
     fn say_what_failed(&self, outcomes: &[(Wanted, Arc<Outcome>)], counts: Counts) {
@@ -365,21 +384,28 @@ impl Run<'_> {
             };
             let path = self.layout.store_dir.print(wanted.key().path());
             let told = sanitise(told.as_bytes(), Style::Plain);
-            say(&format!("{} '{path}': {told}\n", style.warning("not built:")));
+            say(&format!(
+                "{} '{path}': {told}\n",
+                style.warning("not built:")
+            ));
         }
         if counts.n_failed > 0 && counts.n_built + counts.n_failed > 1 {
-            say(&format!("{} built, {} failed\n", counts.n_built, counts.n_failed));
+            say(&format!(
+                "{} built, {} failed\n",
+                counts.n_built, counts.n_failed
+            ));
         }
     }
 
-    fn make_links(&self, outcomes: &[(Wanted, Arc<Outcome>)]) -> Result<()> {
+    async fn make_links(&self, store: &Store, outcomes: &[(Wanted, Arc<Outcome>)]) -> Result<()> {
         let Some(link) = &self.arguments.out_link else {
             return Ok(());
         };
         let link = self.session.environment.absolute(link);
         for (idx, (_, outcome)) in outcomes.iter().enumerate() {
             for (name, path) in &outcome.outputs {
-                out_link::make(&out_link::link_name(&link, idx, name), path, self.layout)?;
+                let link = out_link::link_name(&link, idx, name);
+                out_link::make(store, link, path.clone()).await?;
             }
         }
         Ok(())

@@ -23,9 +23,9 @@ pub(super) fn show(
     {
         return Err(Failure::message(format!("there is no option '{unknown}'")));
     }
-    let chosen = options.into_iter().filter(|shown| {
-        names.is_empty() || names.iter().any(|name| is_named(shown, name))
-    });
+    let chosen = options
+        .into_iter()
+        .filter(|shown| names.is_empty() || names.iter().any(|name| is_named(shown, name)));
     if json {
         let object: Map<String, Value> = chosen
             .map(|shown| (shown.option.name.to_owned(), to_json(shown)))
@@ -57,7 +57,11 @@ fn to_line(shown: &ShownOption) -> String {
         Effect::WithoutEffect(reason) => format!("{origin}; without effect: {reason}"),
         Effect::Refused { reason, .. } => format!("{origin}; not supported: {reason}"),
     };
-    let value = if value.is_empty() { "" } else { &format!(" {value}") };
+    let value = if value.is_empty() {
+        ""
+    } else {
+        &format!(" {value}")
+    };
     format!("{} ={value}  # {note}", option.name)
 }
 

@@ -132,7 +132,9 @@ mod tests {
         let mut found = Vec::new();
         let mut lines = text.lines().peekable();
         while let Some(line) = lines.next() {
-            let Some(path) = line.strip_prefix(&start) else { continue };
+            let Some(path) = line.strip_prefix(&start) else {
+                continue;
+            };
             let mut answer = Vec::new();
             while let Some(line) = lines.next_if(|line| !line.is_empty()) {
                 answer.push(line.to_owned());
@@ -185,7 +187,10 @@ mod tests {
     fn a_path_that_refers_to_itself_ends() {
         let path: StorePath = "l6bcrn7136a8mxanqvnyvrzv3m9xkq6i-self".parse().unwrap();
         let references = References::from([(path.clone(), BTreeSet::from([path.clone()]))]);
-        assert_eq!(references_first(&BTreeSet::from([path.clone()]), &references), [path.clone()]);
+        assert_eq!(
+            references_first(&BTreeSet::from([path.clone()]), &references),
+            [path.clone()]
+        );
         let lines = tree(&path, &references, |path| path.name().to_owned());
         assert_eq!(lines, ["self", "└───self [...]"]);
     }

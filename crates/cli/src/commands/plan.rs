@@ -101,9 +101,11 @@ impl Planner<'_> {
         }
         self.note_unknown(derivation.input_sources.clone()).await?;
         // The last one is looked at first.
-        let pending = derivation.input_derivations.iter().rev().map(|(path, names)| {
-            (path.clone(), WantedOutputs::These(names.clone()))
-        });
+        let pending = derivation
+            .input_derivations
+            .iter()
+            .rev()
+            .map(|(path, names)| (path.clone(), WantedOutputs::These(names.clone())));
         Ok(Some(Visit {
             drv_path: drv_path.clone(),
             pending: pending.collect(),
@@ -115,7 +117,9 @@ impl Planner<'_> {
             paths: paths.iter().cloned().collect(),
         };
         let valid = self.store.ask(message).await?;
-        self.plan.unknown.extend(paths.into_iter().filter(|path| !valid.contains(path)));
+        self.plan
+            .unknown
+            .extend(paths.into_iter().filter(|path| !valid.contains(path)));
         Ok(())
     }
 }

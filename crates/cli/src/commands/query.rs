@@ -76,7 +76,12 @@ async fn answer(
 ) -> Result<Value> {
     if asks_for_set(question) {
         let found = set(store, question, path).await?;
-        return Ok(json!(found.iter().map(|path| store.dir().print(path)).collect::<Vec<_>>()));
+        return Ok(json!(
+            found
+                .iter()
+                .map(|path| store.dir().print(path))
+                .collect::<Vec<_>>()
+        ));
     }
     if question.tree {
         return answer_tree(store, path, json, output).await;
@@ -122,7 +127,10 @@ async fn answer_tree(
     if json {
         let print = |path: &StorePath| store.dir().print(path);
         let edges = references.iter().map(|(path, references)| {
-            (print(path), json!(references.iter().map(print).collect::<Vec<_>>()))
+            (
+                print(path),
+                json!(references.iter().map(print).collect::<Vec<_>>()),
+            )
         });
         return Ok(Value::Object(edges.collect()));
     }
@@ -165,9 +173,7 @@ fn print_paths(
 /// Returns what is known about a valid path.
 pub(super) async fn path_info(store: &Store, path: &StorePath) -> Result<PathInfo> {
     let info = store.ask(QueryPathInfo { path: path.clone() }).await?;
-    info.ok_or_else(|| {
-        Failure::message(format!("path '{}' is not valid", store.dir().print(path)))
-    })
+    info.ok_or_else(|| Failure::message(format!("path '{}' is not valid", store.dir().print(path))))
 }
 
 async fn references_of(store: &Store, paths: &BTreeSet<StorePath>) -> Result<References> {

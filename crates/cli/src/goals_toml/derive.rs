@@ -34,11 +34,11 @@ pub(super) struct Known<'a> {
 
 /// A goal that has become a derivation in the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Instantiated {
+pub(crate) struct Instantiated {
     /// The path of its derivation.
-    pub drv_path: StorePath,
+    pub(crate) drv_path: StorePath,
     /// The outputs, in the order in which the goal names them.
-    pub outputs: Vec<(OutputName, StorePath)>,
+    pub(crate) outputs: Vec<(OutputName, StorePath)>,
 }
 
 /// Which goals a goal needs, from its strings and its `inputs`.
@@ -47,9 +47,8 @@ pub(super) fn needed_goals<'a>(
     defaults: &'a DefaultsTable,
 ) -> Result<BTreeSet<&'a str>, KeyError> {
     let mut needed = BTreeSet::new();
-    let mentioned = strings_of(goal, defaults).map(|(key, text)| {
-        template::parse(text).map_err(|reason| KeyError { key, reason })
-    });
+    let mentioned = strings_of(goal, defaults)
+        .map(|(key, text)| template::parse(text).map_err(|reason| KeyError { key, reason }));
     for parts in mentioned {
         needed.extend(parts?.into_iter().filter_map(|part| match part {
             Part::Input { goal, .. } => Some(goal),
@@ -83,7 +82,12 @@ pub(super) fn derive(
         .builder
         .as_ref()
         .or(defaults.builder.as_ref())
-        .ok_or_else(|| refuse("builder", "it is missing, here and in [defaults]".to_owned()))?;
+        .ok_or_else(|| {
+            refuse(
+                "builder",
+                "it is missing, here and in [defaults]".to_owned(),
+            )
+        })?;
     let mut derivation = Derivation {
         name: name.to_owned(),
         outputs: outputs(goal.fixed.as_ref(), name, &output_names, known)?,
@@ -112,7 +116,14 @@ pub(super) fn derive(
         }
     }
     derivation.builder = strings.fill("builder", builder)?;
-    for arg in goal.args.iter().chain(&defaults.args).next().into_iter().flatten() {
+    for arg in goal
+        .args
+        .iter()
+        .chain(&defaults.args)
+        .next()
+        .into_iter()
+        .flatten()
+    {
         derivation.args.push(strings.fill("args", arg)?);
     }
     for (variable, text) in variables(goal, defaults) {
@@ -136,7 +147,11 @@ fn strings_of<'a>(
     builder
         .map(|text| ("builder".to_owned(), text.as_str()))
         .into_iter()
-        .chain(args.into_iter().flatten().map(|text| ("args".to_owned(), text.as_str())))
+        .chain(
+            args.into_iter()
+                .flatten()
+                .map(|text| ("args".to_owned(), text.as_str())),
+        )
         .chain(variables(goal, defaults).map(|(name, text)| (format!("env.{name}"), text)))
 }
 
@@ -326,9 +341,10 @@ impl Strings<'_> {
 
     /// Returns the path of an output of another goal.
     fn input(&mut self, goal: &str, output: Option<&str>) -> Result<String, String> {
-        let input = self.known.inputs.get(goal).ok_or_else(|| {
-            format!("there is no goal '{goal}'; write '$${{' for a plain '${{'")
-        })?;
+        let input =
+            self.known.inputs.get(goal).ok_or_else(|| {
+                format!("there is no goal '{goal}'; write '$${{' for a plain '${{'")
+            })?;
         let found = match output {
             None => input.outputs.first(),
             Some(wanted) => input
@@ -336,9 +352,8 @@ impl Strings<'_> {
                 .iter()
                 .find(|(name, _)| name.as_str() == wanted),
         };
-        let (name, path) = found.ok_or_else(|| {
-            format!("goal '{goal}' has no output '{}'", output.unwrap_or("out"))
-        })?;
+        let (name, path) = found
+            .ok_or_else(|| format!("goal '{goal}' has no output '{}'", output.unwrap_or("out")))?;
         self.wanted
             .entry(input.drv_path.clone())
             .or_default()

@@ -29,13 +29,13 @@ use self::sources::Source;
 use crate::failure::{Failure, Result};
 use crate::store::Store;
 
-pub use self::derive::Instantiated;
-pub use self::error::Error;
-pub use self::file::GoalsFile;
+pub(crate) use self::derive::Instantiated;
+pub(crate) use self::error::Error;
+pub(crate) use self::file::GoalsFile;
 
 /// A `goals.toml` that has been read and put in order.
 #[derive(Debug)]
-pub struct Goals {
+pub(crate) struct Goals {
     path: PathBuf,
     /// Where sources are looked for, a real path.
     root: PathBuf,
@@ -52,7 +52,7 @@ impl Goals {
     /// # Errors
     /// The file cannot be read or is wrong, there is no such goal, or goals need each other in a
     /// circle.
-    pub fn read(path: &Path, goal: Option<&str>) -> std::result::Result<Self, Error> {
+    pub(crate) fn read(path: &Path, goal: Option<&str>) -> std::result::Result<Self, Error> {
         let file = GoalsFile::read(path)?;
         let directory = path.parent().filter(|dir| !dir.as_os_str().is_empty());
         let root = directory
@@ -86,10 +86,12 @@ impl Goals {
         };
         let mut needs: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
         for (name, goal) in &file.goals {
-            let needed = needed_goals(goal, &file.defaults)
-                .map_err(|error| of_goal(&path, name, error))?;
+            let needed =
+                needed_goals(goal, &file.defaults).map_err(|error| of_goal(&path, name, error))?;
             // A goal that does not exist is reported where it is used, with its key.
-            let existing = needed.into_iter().filter(|name| file.goals.contains_key(*name));
+            let existing = needed
+                .into_iter()
+                .filter(|name| file.goals.contains_key(*name));
             needs.insert(name, existing.collect());
         }
         let ordered = order::inputs_first(selected.iter().map(String::as_str), &needs)
@@ -111,7 +113,7 @@ impl Goals {
     ///
     /// # Errors
     /// It asks for more than a file may.
-    pub fn settings(&self) -> Result<Vec<Assignment>> {
+    pub(crate) fn settings(&self) -> Result<Vec<Assignment>> {
         let Some(words) = &self.file.settings.sandbox_paths else {
             return Ok(Vec::new());
         };
@@ -151,7 +153,7 @@ impl Goals {
     ///
     /// # Errors
     /// A goal is wrong, a source cannot be copied, or the store cannot be written.
-    pub async fn instantiate(
+    pub(crate) async fn instantiate(
         &self,
         store: &Store,
         system: &str,
@@ -266,15 +268,15 @@ impl<'a> Workshop<'a> {
         output_order: &[String],
     ) -> std::result::Result<Arc<Derivation>, store_model::Error> {
         let derivations = &self.derivations;
-        self.hashes.fill_output_paths(&mut derivation, &mut |path| {
-            derivations
-                .get(path)
-                .cloned()
-                .ok_or_else(|| store_model::Error::InvalidDerivation {
-                    drv_name: goal.to_owned(),
-                    reason: format!("its input '{path}' is of another file"),
+        self.hashes
+            .fill_output_paths(&mut derivation, &mut |path| {
+                derivations.get(path).cloned().ok_or_else(|| {
+                    store_model::Error::InvalidDerivation {
+                        drv_name: goal.to_owned(),
+                        reason: format!("its input '{path}' is of another file"),
+                    }
                 })
-        })?;
+            })?;
         let drv_path = derivation.derivation_path(&self.store_dir)?;
         let outputs = output_order
             .iter()
@@ -311,7 +313,7 @@ fn add_path(source: &Source) -> AddPath {
 }
 
 /// Returns the message that puts a derivation into the store.
-pub fn add_text(derivation: &Derivation, store_dir: &StoreDir) -> AddText {
+pub(crate) fn add_text(derivation: &Derivation, store_dir: &StoreDir) -> AddText {
     AddText {
         name: format!("{}.drv", derivation.name),
         contents: derivation.to_aterm(store_dir),

@@ -55,22 +55,37 @@ mod tests {
 
     #[test]
     fn inputs_come_before_those_who_need_them() {
-        let diamond = graph(&[("top", &["left", "right"]), ("left", &["base"]), ("right", &["base"])]);
+        let diamond = graph(&[
+            ("top", &["left", "right"]),
+            ("left", &["base"]),
+            ("right", &["base"]),
+        ]);
         assert_eq!(
             inputs_first(["top"], &diamond),
             Ok(vec!["base", "left", "right", "top"])
         );
-        assert_eq!(inputs_first(["left", "base"], &diamond), Ok(vec!["base", "left"]));
+        assert_eq!(
+            inputs_first(["left", "base"], &diamond),
+            Ok(vec!["base", "left"])
+        );
     }
 
     #[test]
     fn a_circle_is_printed_all_the_way_round() {
-        let circle = graph(&[("start", &["a"]), ("a", &["b"]), ("b", &["c"]), ("c", &["a"])]);
+        let circle = graph(&[
+            ("start", &["a"]),
+            ("a", &["b"]),
+            ("b", &["c"]),
+            ("c", &["a"]),
+        ]);
         assert_eq!(
             inputs_first(["start"], &circle),
             Err(["a", "b", "c", "a"].map(str::to_owned).to_vec())
         );
         let itself = graph(&[("a", &["a"])]);
-        assert_eq!(inputs_first(["a"], &itself), Err(vec!["a".to_owned(), "a".to_owned()]));
+        assert_eq!(
+            inputs_first(["a"], &itself),
+            Err(vec!["a".to_owned(), "a".to_owned()])
+        );
     }
 }

@@ -20,9 +20,14 @@ pub(super) struct Source {
 pub(super) fn find(root: &Path, text: &str) -> Result<Source, String> {
     let relative = Path::new(text);
     if text.is_empty() || relative.is_absolute() {
-        return Err(format!("'{text}' is not a path relative to the file's directory"));
+        return Err(format!(
+            "'{text}' is not a path relative to the file's directory"
+        ));
     }
-    if relative.components().any(|part| part == Component::ParentDir) {
+    if relative
+        .components()
+        .any(|part| part == Component::ParentDir)
+    {
         return Err(format!("'{text}' leads out of the file's directory"));
     }
     let absolute: PathBuf = root.join(relative).components().collect();
@@ -33,13 +38,18 @@ pub(super) fn find(root: &Path, text: &str) -> Result<Source, String> {
     let name = file_name.to_string_lossy().into_owned();
     check_name(&name).map_err(|error| format!("it cannot be in a store: {error}"))?;
     if absolute == root {
-        return Ok(Source { path: absolute, name });
+        return Ok(Source {
+            path: absolute,
+            name,
+        });
     }
     let parent = parent
         .canonicalize()
         .map_err(|error| format!("'{text}': {error}"))?;
     if !parent.starts_with(root) {
-        return Err(format!("'{text}' leads out of the file's directory through a link"));
+        return Err(format!(
+            "'{text}' leads out of the file's directory through a link"
+        ));
     }
     let path = parent.join(file_name);
     path.symlink_metadata()
@@ -67,11 +77,28 @@ mod tests {
 
         assert_eq!(source("src/main.c").unwrap().path, root.join("src/main.c"));
         assert_eq!(source("./src/").unwrap().name, "src");
-        assert_eq!(source(".").unwrap(), Source { path: root.clone(), name: "project".into() });
-        assert_eq!(source("inside/main.c").unwrap().path, root.join("src/main.c"));
+        assert_eq!(
+            source(".").unwrap(),
+            Source {
+                path: root.clone(),
+                name: "project".into()
+            }
+        );
+        assert_eq!(
+            source("inside/main.c").unwrap().path,
+            root.join("src/main.c")
+        );
         // The link itself is copied, not what it points to.
         assert_eq!(source("out").unwrap().path, root.join("out"));
-        for text in ["", "/etc/passwd", "../x", "src/../../x", "out/passwd", "src/none", "src/a b"] {
+        for text in [
+            "",
+            "/etc/passwd",
+            "../x",
+            "src/../../x",
+            "out/passwd",
+            "src/none",
+            "src/a b",
+        ] {
             assert!(source(text).is_err(), "{text}");
         }
     }

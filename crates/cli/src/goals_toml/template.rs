@@ -93,13 +93,19 @@ mod tests {
             parse("-I${lib.dev}/include ${source:main} ${output:out} ${lib}"),
             Ok(vec![
                 Part::Text("-I"),
-                Part::Input { goal: "lib", output: Some("dev") },
+                Part::Input {
+                    goal: "lib",
+                    output: Some("dev")
+                },
                 Part::Text("/include "),
                 Part::Source("main"),
                 Part::Text(" "),
                 Part::Output("out"),
                 Part::Text(" "),
-                Part::Input { goal: "lib", output: None },
+                Part::Input {
+                    goal: "lib",
+                    output: None
+                },
             ])
         );
         assert_eq!(parse(""), Ok(vec![]));
@@ -120,7 +126,15 @@ mod tests {
 
     #[test]
     fn an_unclosed_or_empty_reference_is_refused() {
-        for text in ["${", "a ${b", "${}", "${source:}", "${output:}", "${a.}", "${.a}"] {
+        for text in [
+            "${",
+            "a ${b",
+            "${}",
+            "${source:}",
+            "${output:}",
+            "${a.}",
+            "${.a}",
+        ] {
             assert!(parse(text).is_err(), "{text}");
         }
     }

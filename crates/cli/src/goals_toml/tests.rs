@@ -87,7 +87,10 @@ fn a_goal_gets_the_path_that_nix_gives_to_the_same_derivation() {
         assert_eq!(made[goal].outputs[0].1.base_name(), out);
     }
     let dev = &made["lib"].outputs[1];
-    assert_eq!(dev.1.base_name(), "x8n61yg0rjq46zmfg9axf5ggd24dbw3z-lib-1.0-dev");
+    assert_eq!(
+        dev.1.base_name(),
+        "x8n61yg0rjq46zmfg9axf5ggd24dbw3z-lib-1.0-dev"
+    );
 }
 
 #[test]
@@ -96,7 +99,10 @@ fn a_selected_goal_brings_what_it_needs_and_nothing_else() {
     assert_eq!(selected.ordered, ["lib", "app"]);
     assert_eq!(selected.selected, ["app"]);
     let error = goals(FILE, Some("none")).unwrap_err().to_string();
-    assert!(error.contains("no goal 'none'; it has 'app', 'fetched', 'lib', 'use'"), "{error}");
+    assert!(
+        error.contains("no goal 'none'; it has 'app', 'fetched', 'lib', 'use'"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -104,27 +110,72 @@ fn goals_that_need_each_other_are_refused_with_the_way_round() {
     let text = "[defaults]\nbuilder = 'x'\n[goal.a.env]\nX = '${b}'\n\
                 [goal.b]\nargs = ['${c.dev}']\n[goal.c]\ninputs = ['a']\n";
     let error = goals(text, None).unwrap_err().to_string();
-    assert_eq!(error, "goals.toml: goals need each other in a circle: a -> b -> c -> a");
+    assert_eq!(
+        error,
+        "goals.toml: goals need each other in a circle: a -> b -> c -> a"
+    );
 }
 
 #[test]
 fn a_wrong_key_is_named_with_its_goal_and_file() {
     for (text, expected) in [
         ("[goal.a]", "goal 'a', key 'builder': it is missing"),
-        ("[goal.a]\nbuilder = '${b}'", "goal 'a', key 'builder': there is no goal 'b'"),
-        ("[goal.a]\nbuilder = 'x'\nargs = ['${']", "goal 'a', key 'args': a '${' is not closed"),
-        ("[goal.a]\nbuilder = 'x'\ninputs = ['b']", "goal 'a', key 'inputs': there is no goal 'b'"),
-        ("[goal.a]\nbuilder = 'x'\noutputs = []", "goal 'a', key 'outputs': there must be"),
-        ("[goal.a]\nbuilder = 'x'\noutputs = ['o', 'o']", "goal 'a', key 'outputs': 'o' is named twice"),
-        ("[goal.a]\nbuilder = 'x'\noutputs = ['a/b']", "goal 'a', key 'outputs'"),
-        ("[goal.a]\nbuilder = 'x'\nname = 'a/b'", "goal 'a', key 'name'"),
-        ("[goal.a]\nbuilder = 'x'\nname = 'a.drv'", "goal 'a', key 'name': 'a.drv' ends in"),
-        ("[goal.'a.b']\nbuilder = 'x'", "goal 'a.b': a goal is called by letters"),
-        ("[goal.a]\nbuilder = 'x'\nenv = { out = '1' }", "goal 'a', key 'env.out': this variable"),
-        ("[goal.a]\nbuilder = 'x'\nenv = { 'A=B' = '1' }", "goal 'a', key 'env.A=B'"),
-        ("[goal.a]\nbuilder = '${source:s}'", "goal 'a', key 'builder': '${source:s}' is not among"),
-        ("[goal.a]\nbuilder = '${output:s}'", "goal 'a', key 'builder': '${output:s}' is not among"),
-        ("[goal.a]\nbuilder = 'x'\nfixed = { hash = 'md6-x' }", "goal 'a', key 'fixed.hash'"),
+        (
+            "[goal.a]\nbuilder = '${b}'",
+            "goal 'a', key 'builder': there is no goal 'b'",
+        ),
+        (
+            "[goal.a]\nbuilder = 'x'\nargs = ['${']",
+            "goal 'a', key 'args': a '${' is not closed",
+        ),
+        (
+            "[goal.a]\nbuilder = 'x'\ninputs = ['b']",
+            "goal 'a', key 'inputs': there is no goal 'b'",
+        ),
+        (
+            "[goal.a]\nbuilder = 'x'\noutputs = []",
+            "goal 'a', key 'outputs': there must be",
+        ),
+        (
+            "[goal.a]\nbuilder = 'x'\noutputs = ['o', 'o']",
+            "goal 'a', key 'outputs': 'o' is named twice",
+        ),
+        (
+            "[goal.a]\nbuilder = 'x'\noutputs = ['a/b']",
+            "goal 'a', key 'outputs'",
+        ),
+        (
+            "[goal.a]\nbuilder = 'x'\nname = 'a/b'",
+            "goal 'a', key 'name'",
+        ),
+        (
+            "[goal.a]\nbuilder = 'x'\nname = 'a.drv'",
+            "goal 'a', key 'name': 'a.drv' ends in",
+        ),
+        (
+            "[goal.'a.b']\nbuilder = 'x'",
+            "goal 'a.b': a goal is called by letters",
+        ),
+        (
+            "[goal.a]\nbuilder = 'x'\nenv = { out = '1' }",
+            "goal 'a', key 'env.out': this variable",
+        ),
+        (
+            "[goal.a]\nbuilder = 'x'\nenv = { 'A=B' = '1' }",
+            "goal 'a', key 'env.A=B'",
+        ),
+        (
+            "[goal.a]\nbuilder = '${source:s}'",
+            "goal 'a', key 'builder': '${source:s}' is not among",
+        ),
+        (
+            "[goal.a]\nbuilder = '${output:s}'",
+            "goal 'a', key 'builder': '${output:s}' is not among",
+        ),
+        (
+            "[goal.a]\nbuilder = 'x'\nfixed = { hash = 'md6-x' }",
+            "goal 'a', key 'fixed.hash'",
+        ),
         (
             "[goal.a]\nbuilder = 'x'\noutputs = ['o']\nfixed = { hash = 'sha256-x' }",
             "goal 'a', key 'outputs': a goal with a fixed hash",
@@ -136,7 +187,10 @@ fn a_wrong_key_is_named_with_its_goal_and_file() {
     ] {
         let message = refusal(text);
         assert!(message.starts_with("error: goals.toml: "), "{message}");
-        assert!(message.contains(expected), "{message} should contain {expected}");
+        assert!(
+            message.contains(expected),
+            "{message} should contain {expected}"
+        );
     }
 }
 
@@ -149,7 +203,14 @@ fn a_file_cannot_let_builders_write_on_the_host() {
     };
     let accepted = settings("'/usr', '/bin/sh=/opt/sh?'").unwrap();
     assert_eq!(accepted[0].value, "/usr /bin/sh=/opt/sh?");
-    for words in ["'/home:rw'", "'/home:rw?'", "'/a /b:rw'", "''", "'relative'", "'/a/../b'"] {
+    for words in [
+        "'/home:rw'",
+        "'/home:rw?'",
+        "'/a /b:rw'",
+        "''",
+        "'relative'",
+        "'/a/../b'",
+    ] {
         assert!(settings(words).is_err(), "{words}");
     }
 }

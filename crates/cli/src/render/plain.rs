@@ -9,7 +9,7 @@ use super::sanitise::sanitise;
 
 /// Turns events into lines.
 #[derive(Debug)]
-pub struct Plain {
+pub(crate) struct Plain {
     store_dir: StoreDir,
     style: Style,
     logs: BuildLogs,
@@ -17,7 +17,7 @@ pub struct Plain {
 
 /// Whether what builders write is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BuildLogs {
+pub(crate) enum BuildLogs {
     /// Line by line, behind the derivation's name.
     Printed,
     /// Only as part of a failure.
@@ -27,7 +27,7 @@ pub enum BuildLogs {
 impl Plain {
     /// Prints paths in this directory.
     #[must_use]
-    pub fn new(store_dir: StoreDir, style: Style, logs: BuildLogs) -> Self {
+    pub(crate) fn new(store_dir: StoreDir, style: Style, logs: BuildLogs) -> Self {
         Self {
             store_dir,
             style,
@@ -38,7 +38,7 @@ impl Plain {
     /// Returns the lines for one event, each ending in a newline; mostly none. `progress` has not
     /// seen the event yet.
     #[must_use]
-    pub fn lines(&self, event: &Event, progress: &Progress) -> String {
+    pub(crate) fn lines(&self, event: &Event, progress: &Progress) -> String {
         let Some(path) = progress.path(event.goal) else {
             return String::new();
         };
@@ -70,10 +70,8 @@ impl Plain {
 
     /// What failed by itself is told at once; what failed for it is told by the report.
     fn ending(&self, outcome: &Outcome, path: &StorePath) -> String {
-        let is_told_elsewhere = matches!(
-            outcome.status,
-            Status::Cancelled | Status::DependencyFailed
-        );
+        let is_told_elsewhere =
+            matches!(outcome.status, Status::Cancelled | Status::DependencyFailed);
         if outcome.status.is_success() || is_told_elsewhere {
             return String::new();
         }

@@ -48,7 +48,10 @@ impl Restorer {
             source: error,
         };
         let bytes = path.as_os_str().as_bytes();
-        let name = bytes.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+        let name = bytes
+            .rsplit(|byte| *byte == b'/')
+            .next()
+            .unwrap_or_default();
         if matches!(name, b"" | b"." | b"..") {
             return Err(fail(io::Error::other("the path does not end in a name")));
         }
@@ -58,7 +61,8 @@ impl Restorer {
         };
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         Ok(Self {
-            parent: openat(CWD, parent, flags, Mode::empty()).map_err(|error| fail(error.into()))?,
+            parent: openat(CWD, parent, flags, Mode::empty())
+                .map_err(|error| fail(error.into()))?,
             root: path.to_owned(),
             root_name: name.into(),
             levels: Vec::new(),
@@ -115,13 +119,15 @@ impl NarVisitor for Restorer {
     fn begin_file(&mut self, name: Option<&BStr>, header: FileHeader) -> Result<(), RestoreError> {
         let (parent, file_name) = self.place(name);
         let mode = if header.is_executable { 0o777 } else { 0o666 };
-        let flags = OFlags::WRONLY
-            | OFlags::CREATE
-            | OFlags::EXCL
-            | OFlags::NOFOLLOW
-            | OFlags::CLOEXEC;
-        let file = openat(parent, file_name.as_bytes(), flags, Mode::from_raw_mode(mode))
-            .map_err(|error| self.error("creating", name, error.into()))?;
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = openat(
+            parent,
+            file_name.as_bytes(),
+            flags,
+            Mode::from_raw_mode(mode),
+        )
+        .map_err(|error| self.error("creating", name, error.into()))?;
         self.made_root = true;
         self.file = Some(File::from(file));
         Ok(())

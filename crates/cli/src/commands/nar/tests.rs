@@ -61,7 +61,10 @@ fn nothing_that_is_there_is_touched() {
         assert!(text.contains("exists"), "{text}");
     }
     for suffix in ["", "/", "/.", "/..", "/new/"] {
-        let path = PathBuf::from(format!("{}{suffix}", if suffix.is_empty() { "" } else { "." }));
+        let path = PathBuf::from(format!(
+            "{}{suffix}",
+            if suffix.is_empty() { "" } else { "." }
+        ));
         assert!(restored(&bytes, &path).is_err(), "{}", path.display());
     }
     assert_eq!(std::fs::read_to_string(&precious).unwrap(), "old");
@@ -102,7 +105,10 @@ fn the_owners_execute_bit_is_what_counts() {
     assert_ne!(archives[0], archives[2]);
     let restored_file = dir.path().join("restored");
     restored(&archives[2], &restored_file).unwrap();
-    assert_ne!(restored_file.metadata().unwrap().permissions().mode() & 0o100, 0);
+    assert_ne!(
+        restored_file.metadata().unwrap().permissions().mode() & 0o100,
+        0
+    );
 }
 
 #[test]
@@ -112,5 +118,8 @@ fn a_file_that_no_archive_holds_is_named() {
     let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
     let error = archive(dir.path(), NarWriter::new(Vec::new())).unwrap_err();
     let text = error.render(Style::Plain);
-    assert!(text.contains("socket") && text.contains("neither"), "{text}");
+    assert!(
+        text.contains("socket") && text.contains("neither"),
+        "{text}"
+    );
 }

@@ -12,7 +12,9 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use bstr::{BStr, BString};
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, fstat, openat, readlinkat, statat};
+use rustix::fs::{
+    AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, fstat, openat, readlinkat, statat,
+};
 use store_model::nar::{FileHeader, NarVisitor};
 
 /// How much is read at once.
@@ -129,7 +131,9 @@ impl<V: NarVisitor> Walker<'_, V> {
         }
         // By bytes, as the format wants it.
         names.sort_unstable();
-        self.visitor.enter_directory(entry).map_err(Error::Visitor)?;
+        self.visitor
+            .enter_directory(entry)
+            .map_err(Error::Visitor)?;
         self.levels.push(Level {
             fd,
             path,
@@ -153,13 +157,19 @@ impl<V: NarVisitor> Walker<'_, V> {
             fstat(&fd).map_err(|error| Error::File(failed("looking at", path, error)))?;
         let size_bytes = u64::try_from(stat.st_size).unwrap_or(0);
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-            return Err(Error::File(changed("reading", path, "it changed meanwhile")));
+            return Err(Error::File(changed(
+                "reading",
+                path,
+                "it changed meanwhile",
+            )));
         }
         let header = FileHeader {
             is_executable: stat.st_mode & 0o100 != 0,
             size_bytes,
         };
-        self.visitor.begin_file(entry, header).map_err(Error::Visitor)?;
+        self.visitor
+            .begin_file(entry, header)
+            .map_err(Error::Visitor)?;
         let mut file = File::from(fd);
         let mut n_left = size_bytes;
         while n_left > 0 {
