@@ -250,7 +250,7 @@ mod tests {
                         }
                     }
                 }
-                other => panic!("{other:?}"),
+                other @ (Target::Path(_) | Target::Goals { .. }) => panic!("{other:?}"),
             }
         }
 
@@ -352,7 +352,7 @@ mod tests {
                 goal,
                 outputs == WantedOutputs::All,
             ),
-            other => panic!("{other:?}"),
+            other @ (Target::Path(_) | Target::Outputs { .. }) => panic!("{other:?}"),
         };
         assert_eq!(goals("/p/goals.toml"), ("/p/goals.toml".into(), None, true));
         assert_eq!(

@@ -46,7 +46,7 @@ struct Group {
 enum Planned {
     Wanted(Wanted),
     Goals {
-        goals: Goals,
+        goals: Box<Goals>,
         outputs: WantedOutputs,
         settings: Arc<Settings>,
     },
@@ -146,7 +146,7 @@ fn plan_words(
             }
             let settings = session.with_typed(configuration, flags)?.finish()?;
             Ok(Planned::Goals {
-                goals,
+                goals: Box::new(goals),
                 outputs,
                 settings: Arc::new(settings),
             })
@@ -253,10 +253,11 @@ impl Run<'_> {
         let counts = renderer.finish();
         self.report(&outcomes, &renderer, counts, output)?;
         self.make_links(&store, &outcomes).await?;
-        match ExitStatus::from_report(status) {
-            ExitStatus::Success => Ok(()),
-            failure => Err(Failure::silent(failure)),
+        let status = ExitStatus::from_report(status);
+        if status == ExitStatus::Success {
+            return Ok(());
         }
+        Err(Failure::silent(status))
     }
 
     fn renderer(&self) -> Renderer {
@@ -377,10 +378,12 @@ impl Run<'_> {
         let style = self.session.style;
         for (wanted, outcome) in outcomes {
             // What failed by itself has been told when it happened.
-            let told = match outcome.status {
-                Status::DependencyFailed => outcome.message.lines().next().unwrap_or_default(),
-                Status::Cancelled => "cancelled, because another goal failed",
-                _ => continue,
+            let told = if outcome.status == Status::DependencyFailed {
+                outcome.message.lines().next().unwrap_or_default()
+            } else if outcome.status == Status::Cancelled {
+                "cancelled, because another goal failed"
+            } else {
+                continue;
             };
             let path = self.layout.store_dir.print(wanted.key().path());
             let told = sanitise(told.as_bytes(), Style::Plain);

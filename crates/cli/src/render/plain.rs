@@ -55,11 +55,14 @@ impl Plain {
             ),
             EventKind::Logged(lines) if self.logs == BuildLogs::Printed => {
                 let name = self.style.faint(&format!("{}>", name_of(path)));
-                lines
-                    .text
-                    .split(|byte| *byte == b'\n')
-                    .map(|line| format!("{name} {}\n", sanitise(line, self.style)))
-                    .collect()
+                let mut text = String::with_capacity(lines.text.len() * 2);
+                for line in lines.text.split(|byte| *byte == b'\n') {
+                    text.push_str(&name);
+                    text.push(' ');
+                    text.push_str(&sanitise(line, self.style));
+                    text.push('\n');
+                }
+                text
             }
             EventKind::Finished(outcome) => self.ending(outcome, path),
             EventKind::Created { .. } | EventKind::Waiting { .. } | EventKind::Logged(_) => {
