@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
+
+use bstr::BString;
 
 /// A snapshot of the environment. Nothing after start-up looks at the real one, so that every rule
 /// about it can be tested.
@@ -36,6 +39,14 @@ impl Environment {
     #[must_use]
     pub(crate) fn path(&self, name: &str) -> Option<PathBuf> {
         self.get(name).map(PathBuf::from)
+    }
+
+    /// Returns all variables as bytes, for builders that may see some of them.
+    pub(crate) fn to_bytes(&self) -> BTreeMap<BString, BString> {
+        self.variables
+            .iter()
+            .map(|(name, value)| (name.as_bytes().into(), value.as_bytes().into()))
+            .collect()
     }
 
     /// Returns a path that is absolute, seen from the directory of the start.

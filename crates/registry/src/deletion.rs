@@ -48,7 +48,15 @@ impl Visitor for Remove {
         unlink(here, AtFlags::REMOVEDIR)
     }
 
-    fn leaf(&mut self, here: &Here<'_>) -> Result<(), Error> {
+    fn file(&mut self, here: &Here<'_>) -> Result<(), Error> {
+        unlink(here, AtFlags::empty())
+    }
+
+    fn link(&mut self, here: &Here<'_>) -> Result<(), Error> {
+        unlink(here, AtFlags::empty())
+    }
+
+    fn special(&mut self, here: &Here<'_>) -> Result<(), Error> {
         unlink(here, AtFlags::empty())
     }
 }
@@ -95,22 +103,14 @@ mod tests {
     #[test]
     fn a_tree_deeper_than_any_path_and_any_descriptor_table_goes() {
         let dir = tempfile::tempdir().unwrap();
-        let mut current = rustix::fs::open(
-            dir.path(),
-            rustix::fs::OFlags::DIRECTORY,
-            Mode::empty(),
-        )
-        .unwrap();
+        let mut current =
+            rustix::fs::open(dir.path(), rustix::fs::OFlags::DIRECTORY, Mode::empty()).unwrap();
         rustix::fs::mkdirat(&current, c"victim", Mode::RWXU).unwrap();
         let mut name = c"victim";
         for _ in 0..3_000 {
-            current = rustix::fs::openat(
-                &current,
-                name,
-                rustix::fs::OFlags::DIRECTORY,
-                Mode::empty(),
-            )
-            .unwrap();
+            current =
+                rustix::fs::openat(&current, name, rustix::fs::OFlags::DIRECTORY, Mode::empty())
+                    .unwrap();
             rustix::fs::mkdirat(&current, c"deep", Mode::RWXU).unwrap();
             name = c"deep";
         }

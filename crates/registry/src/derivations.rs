@@ -26,6 +26,7 @@ const MAX_BYTES: u64 = 64 << 20;
 const GENERATION_LEN: usize = 16_384;
 
 /// The derivations of a store, with a connection to ask whether they are valid.
+#[derive(Debug)]
 pub(crate) struct Derivations {
     layout: Arc<Layout>,
     database: Database,
@@ -34,14 +35,14 @@ pub(crate) struct Derivations {
 }
 
 /// A cache that forgets what has not been asked for lately.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Generations {
     young: HashMap<StorePath, Parsed>,
     old: HashMap<StorePath, Parsed>,
 }
 
 /// A derivation whose own path is right.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 struct Parsed {
     derivation: Arc<Derivation>,
     /// Whether its output paths are known to be right, too.
@@ -74,11 +75,20 @@ impl Derivations {
             Some(parsed) => parsed.derivation,
             None => Arc::new(read(&self.layout, path)?),
         };
-        check(&mut self.hashes, &mut self.parsed, &self.layout, path, &derivation)?;
-        self.parsed.insert(path.clone(), Parsed {
-            derivation: Arc::clone(&derivation),
-            is_checked: true,
-        });
+        check(
+            &mut self.hashes,
+            &mut self.parsed,
+            &self.layout,
+            path,
+            &derivation,
+        )?;
+        self.parsed.insert(
+            path.clone(),
+            Parsed {
+                derivation: Arc::clone(&derivation),
+                is_checked: true,
+            },
+        );
         Ok(derivation)
     }
 
@@ -92,7 +102,13 @@ impl Derivations {
         text: &[u8],
     ) -> Result<Arc<Derivation>, Error> {
         let derivation = Arc::new(parse(&self.layout, path, text)?);
-        check(&mut self.hashes, &mut self.parsed, &self.layout, path, &derivation)?;
+        check(
+            &mut self.hashes,
+            &mut self.parsed,
+            &self.layout,
+            path,
+            &derivation,
+        )?;
         Ok(derivation)
     }
 }
@@ -109,10 +125,13 @@ fn check(
             return Ok(known.derivation);
         }
         let derivation = Arc::new(read(layout, input).map_err(Loading::Read)?);
-        parsed.insert(input.clone(), Parsed {
-            derivation: Arc::clone(&derivation),
-            is_checked: false,
-        });
+        parsed.insert(
+            input.clone(),
+            Parsed {
+                derivation: Arc::clone(&derivation),
+                is_checked: false,
+            },
+        );
         Ok(derivation)
     };
     hashes
@@ -121,7 +140,7 @@ fn check(
             Loading::Read(error) => error,
             Loading::Check(source) => Error::Derivation {
                 path: layout.print(path),
-                source,
+                source: Box::new(source),
             },
         })
 }
@@ -190,7 +209,7 @@ fn parse(layout: &Layout, path: &StorePath, text: &[u8]) -> Result<Derivation, E
     let store_dir = &layout.paths.store_dir;
     let malformed = |source| Error::Derivation {
         path: layout.print(path),
-        source,
+        source: Box::new(source),
     };
     let name = path.name();
     let drv_name = name.strip_suffix(".drv").unwrap_or(name);

@@ -204,8 +204,8 @@ pub(crate) fn add_indirect_root(
     match fs::symlink_metadata(link) {
         Ok(metadata) if metadata.is_symlink() => {
             let store_dir = layout.paths.store_dir.as_str();
-            let old = fs::read_link(link)
-                .map_err(|error| Error::file("reading link", link, error))?;
+            let old =
+                fs::read_link(link).map_err(|error| Error::file("reading link", link, error))?;
             if !old.starts_with(store_dir) {
                 return Err(occupied());
             }
@@ -271,3 +271,7 @@ fn write_all(file: &OwnedFd, mut text: &[u8]) -> Result<(), Errno> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may panic")]
+mod tests;

@@ -89,11 +89,7 @@ impl Staging {
         match moved {
             Ok(()) => Ok(Some(trash)),
             Err(Errno::NOENT) => Ok(None),
-            Err(errno) => Err(Error::file(
-                "removing",
-                self.layout.real_path(path),
-                errno,
-            )),
+            Err(errno) => Err(Error::file("removing", self.layout.real_path(path), errno)),
         }
     }
 
@@ -116,13 +112,7 @@ impl Drop for Staging {
 
 /// Makes and locks a directory; `None` if the name is taken, or was taken from us.
 fn make_locked(layout: &Layout, name: &CStr) -> Result<Option<OwnedFd>, Error> {
-    let failed = |errno| {
-        Error::file(
-            "making a directory in",
-            &layout.paths.real_store_dir,
-            errno,
-        )
-    };
+    let failed = |errno| Error::file("making a directory in", &layout.paths.real_store_dir, errno);
     match rustix::fs::mkdirat(&layout.store, name, Mode::RWXU) {
         Ok(()) => {}
         Err(Errno::EXIST) => return Ok(None),
@@ -136,7 +126,7 @@ fn make_locked(layout: &Layout, name: &CStr) -> Result<Option<OwnedFd>, Error> {
         return Ok(None);
     }
     let stat = rustix::fs::fstat(&dir).map_err(failed)?;
-    let is_ours = stat.st_uid == layout.owner_uid && stat.st_mode & 0o077 == 0;
+    let is_ours = stat.st_uid == layout.owner_uid && stat.st_mode & 0o777 == 0o700;
     match rustix::fs::statat(&layout.store, name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(named) if is_ours && crate::tree::is_same(&named, &stat) => Ok(Some(dir)),
         _ => Ok(None),
@@ -157,8 +147,13 @@ fn open_dir(layout: &Layout, name: &CStr) -> Result<OwnedFd, Errno> {
 /// # Errors
 /// The store directory cannot be read.
 pub(crate) fn remove_debris(layout: &Layout) -> Result<(), Error> {
-    let failed =
-        |errno| Error::file("reading store directory", &layout.paths.real_store_dir, errno);
+    let failed = |errno| {
+        Error::file(
+            "reading store directory",
+            &layout.paths.real_store_dir,
+            errno,
+        )
+    };
     for listed in rustix::fs::Dir::read_from(&layout.store).map_err(failed)? {
         let listed = listed.map_err(failed)?;
         let name = listed.file_name();
@@ -175,7 +170,10 @@ pub(crate) fn remove_debris(layout: &Layout) -> Result<(), Error> {
             continue;
         }
         let path = layout.paths.real_store_dir.join(&*lossy(name));
-        tracing::debug!("deleting '{}', which a dead process has left", path.display());
+        tracing::debug!(
+            "deleting '{}', which a dead process has left",
+            path.display()
+        );
         if let Err(error) = remove_tree(layout.store.as_fd(), name, &path) {
             tracing::warn!("{error}");
         }

@@ -157,6 +157,13 @@ impl<S: 'static> WorkQueue<S> {
             .map_err(|_| Error::Stopped)
     }
 
+    /// Queues a job if there is room; else it is never done.
+    pub(crate) fn try_submit(&self, job: impl FnOnce(&mut S) + Send + 'static) {
+        if self.jobs.try_send(Box::new(job)).is_err() {
+            tracing::debug!("the registry's {} thread is too busy", self.name);
+        }
+    }
+
     /// Queues a job from a thread that may wait.
     pub(crate) fn submit_blocking(&self, job: impl FnOnce(&mut S) + Send + 'static) {
         // Without its pool there is nobody left to do the job; the next start cleans up.

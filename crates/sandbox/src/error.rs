@@ -16,4 +16,112 @@ pub enum Error {
         /// The kernel's answer.
         source: io::Error,
     },
+    /// Going on would let other users prepare what the builder, or root, then touches
+    /// (CVE-2025-52991).
+    #[error(
+        "the build directory '{}' or a directory above it can be written by everybody; choose \
+         another 'build-dir'",
+        path.display()
+    )]
+    WorldWritable {
+        /// The directory that everybody may write.
+        path: PathBuf,
+    },
+    /// Going on would run a builder whose log nobody can read.
+    #[error("opening a pseudo-terminal for the log")]
+    Terminal {
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// Going on would run two builders as one user.
+    #[error(
+        "all {n_users} build users from {start_id} on are taken; raise 'id-count' or lower \
+         'max-jobs'"
+    )]
+    NoFreeUser {
+        /// The first one.
+        start_id: u32,
+        /// How many there are.
+        n_users: u32,
+    },
+    /// Going on would tell the launcher to build something else than what was asked.
+    #[error("asking the launcher to run the builder")]
+    Launcher {
+        /// Why it does not listen.
+        source: io::Error,
+    },
+    /// Going on would build nothing: without the launcher no builder runs.
+    #[error(
+        "no launcher 'sandbox-init' beside '{}'; set 'sandbox-init' to where it is",
+        program.display()
+    )]
+    NoLauncher {
+        /// The running program.
+        program: PathBuf,
+    },
+    /// Going on would hand the builder something else than what its derivation says.
+    #[error("{what} holds a NUL byte, which no process can be given")]
+    NulByte {
+        /// The variable or argument.
+        what: String,
+    },
+    /// Going on would build in an environment without the attributes.
+    #[error("structured attributes are not supported yet")]
+    StructuredAttributes,
+    /// Going on would execute a file that happens to have the built-in builder's name.
+    #[error("the built-in builder '{builder}' is not supported yet")]
+    Builtin {
+        /// Its name, such as `builtin:fetchurl`.
+        builder: String,
+    },
+    /// Going on would leave the builder to guess where its output goes.
+    #[error("the path of the output '{output}' is not known before its inputs are")]
+    UnknownOutputPath {
+        /// The output's name.
+        output: String,
+    },
+    /// Going on would run outside the sandbox what the user wants inside.
+    #[error("'__noChroot' is set, but that is not allowed when 'sandbox' is 'true'")]
+    SandboxRequired,
+    /// Going on would show the builder a part of the host that the user did not release.
+    #[error(
+        "'__impureHostDeps' asks for '{path}', which 'allowed-impure-host-deps' does not allow"
+    )]
+    ImpureHostPath {
+        /// The path asked for.
+        path: String,
+    },
+    /// Going on would name an output's path that cannot exist.
+    #[error("naming an output")]
+    OutputPath {
+        /// The rule that it breaks.
+        source: store_model::Error,
+    },
+}
+
+impl Error {
+    /// Makes the usual adapter for `map_err`.
+    pub(crate) fn file<E: Into<io::Error>>(
+        operation: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(E) -> Self {
+        let path = path.into();
+        move |source| Self::File {
+            operation,
+            path,
+            source: source.into(),
+        }
+    }
+}
+
+/// Returns an error and its causes as one line, as a message carries them.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
 }

@@ -1,10 +1,27 @@
 //! Runs a builder where it can see its inputs and nothing else, and reports how it ended.
 //!
 //! Reading order: [`messages`] (the crate's whole conversation), then the actors, then the pure
-//! modules (`spec`, `plan`, `environment`), then those that do I/O.
+//! modules (`spec`, `plan`, `environment`, `wire`), then those that do I/O: `host` (from a request
+//! to a plan), `workspace`, `user_pool`, `build_log`, `launch`, and at last [`init`], which is the
+//! other program of this crate, `sandbox-init`.
 
 pub mod error;
+pub mod init;
 pub mod messages;
 
+mod actors;
+mod build_log;
+mod environment;
+mod host;
+mod launch;
+mod plan;
+mod remove_tree;
+mod spec;
+mod user_pool;
+mod wire;
+mod workspace;
+
+pub use actors::{SandboxSupervisor, start};
+pub use environment::{HostEnvironment, scratch_output_path};
 pub use error::Error;
 pub use messages::*;

@@ -12,7 +12,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use registry::AddText;
-use scheduler::{BuildRequest, Config, EventKind, Scheduler, SchedulerHandle, Wanted};
+use scheduler::{
+    BuildRequest, Config, EventKind, HostEnvironment, Scheduler, SchedulerHandle, Wanted,
+};
 use store_model::derivation::HashModuloCache;
 use store_model::settings::{SandboxPath, Settings, StoreLayout};
 use store_model::wanted_outputs::WantedOutputs;
@@ -41,6 +43,7 @@ async fn build(root: &Path) -> Result<(), Box<dyn Error>> {
     let scheduler = Scheduler::start(Config {
         layout: StoreLayout::under_root(root),
         settings: Arc::clone(&settings),
+        host_environment: HostEnvironment::new(),
     })?;
 
     let mut hashes = HashModuloCache::new(StoreDir::default());
@@ -59,10 +62,17 @@ async fn build(root: &Path) -> Result<(), Box<dyn Error>> {
                     println!("goal {}: started as {pid}, uid {uid}", event.goal);
                 }
                 EventKind::Logged(lines) => {
-                    println!("goal {}: {}", event.goal, String::from_utf8_lossy(&lines.text));
+                    println!(
+                        "goal {}: {}",
+                        event.goal,
+                        String::from_utf8_lossy(&lines.text)
+                    );
                 }
                 EventKind::Finished(outcome) => {
-                    println!("goal {}: {:?} {}", event.goal, outcome.status, outcome.message);
+                    println!(
+                        "goal {}: {:?} {}",
+                        event.goal, outcome.status, outcome.message
+                    );
                 }
             }
         }

@@ -12,6 +12,7 @@
 //! let scheduler = Scheduler::start(Config {
 //!     layout: StoreLayout::under_root("/tmp/root".as_ref()),
 //!     settings: Arc::clone(&settings),
+//!     host_environment: Default::default(),
 //! })?;
 //! let report = scheduler
 //!     .build_paths(BuildRequest {
@@ -54,4 +55,5 @@ pub use events::{Event, EventKind, LockOwner, WaitReason};
 pub use goal::{BuildTimes, GoalId, GoalKey, Outcome, RequestId, Status};
 pub use handle::{EventStream, SchedulerHandle};
 pub use request::{BuildReport, BuildRequest, Wanted};
+pub use sandbox::HostEnvironment;
 pub use start::Config;

@@ -149,3 +149,37 @@ pub(crate) struct WidenGoal {
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub(crate) struct CancelGoal;
+
+/// Sent by the scheduler to a goal: a service that it may be waiting for has crashed.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "()")]
+pub(crate) struct ServiceLost {
+    pub(crate) message: String,
+}
+
+/// Sent by tests: panics in the actor that gets it, to show that nothing is left behind.
+#[doc(hidden)]
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct ForcePanic {
+    /// Which actor.
+    pub actor: PanickingActor,
+}
+
+/// Which actor is to panic.
+#[doc(hidden)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PanickingActor {
+    /// The scheduler itself.
+    Scheduler,
+    /// Every derivation goal.
+    DerivationGoals,
+    /// The store registry.
+    StoreRegistry,
+    /// The lock keeper.
+    LockKeeper,
+    /// The sandbox supervisor.
+    SandboxSupervisor,
+    /// The sessions of running builders.
+    BuilderSessions,
+}

@@ -9,8 +9,7 @@ use sandbox::{CancelBuild, DisposeBuild, StartBuild};
 use store_model::StoreDir;
 
 use crate::messages::{
-    BuildSlotReleased, GoalEnded, GoalNews, LeaveInputs, RequestBuildSlot, RequireInputs,
-    WithdrawSlotRequest,
+    GoalEnded, GoalNews, LeaveInputs, RequestBuildSlot, RequireInputs, WithdrawSlotRequest,
 };
 
 /// Everything that goals may say, and to whom. Shared by all goals of a scheduler.
@@ -53,7 +52,6 @@ pub(crate) struct Upward {
     pub(crate) leave_inputs: WeakRecipient<LeaveInputs>,
     pub(crate) request_slot: WeakRecipient<RequestBuildSlot>,
     pub(crate) withdraw_slot_request: WeakRecipient<WithdrawSlotRequest>,
-    pub(crate) slot_released: WeakRecipient<BuildSlotReleased>,
     pub(crate) news: WeakRecipient<GoalNews>,
     pub(crate) ended: WeakRecipient<GoalEnded>,
 }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use store_model::StorePath;
-use store_model::wanted_outputs::WantedOutputs;
+use store_model::wanted_outputs::{WantedOutputs, Widened};
 
 use crate::goal::derivation::{AfterFailure, InputEnding};
 use crate::goal::{GoalId, GoalKey, Outcome, RequestId, Status};
@@ -324,8 +324,7 @@ impl Schedule {
             }
             Required::Joined(goal) => {
                 let known = self.wanted.entry(goal).or_insert_with(|| outputs.clone());
-                if !known.covers(outputs) {
-                    known.widen(outputs);
+                if known.widen(outputs) == Widened::Grown {
                     directives.push(Directive::Widen {
                         goal,
                         wanted: outputs.clone(),

@@ -1,10 +1,11 @@
 //! Starting a scheduler: the only place that names the concrete actors of the services.
 
+use std::pin::Pin;
 use std::sync::Arc;
 
 use actix::prelude::*;
 use registry::{LockKeeper, StopRegistry, StoreRegistry};
-use sandbox::{SandboxSupervisor, StopSandbox};
+use sandbox::{HostEnvironment, SandboxSupervisor, StopSandbox};
 use store_model::settings::StoreLayout;
 use store_model::{Settings, StoreDir};
 use tokio::sync::watch;
@@ -12,6 +13,7 @@ use tokio::sync::watch;
 use crate::Error;
 use crate::actors::Scheduler;
 use crate::handle::SchedulerHandle;
+use crate::messages::PanickingActor;
 use crate::ports::{Ports, Upward};
 
 /// What a scheduler works on.
@@ -22,6 +24,9 @@ pub struct Config {
     /// Settings of the machine; `max_jobs` is the number of build slots. Each request has settings
     /// of its own besides.
     pub settings: Arc<Settings>,
+    /// Variables of the program's environment that fixed-output builders may ask for with
+    /// `impureEnvVars`.
+    pub host_environment: HostEnvironment,
 }
 
 /// The actors that goals talk to.
@@ -37,8 +42,9 @@ impl Services {
     fn start(config: &Config) -> Result<Self, Error> {
         let registry =
             registry::start(config.layout.clone(), &config.settings).map_err(Error::OpenStore)?;
-        let sandbox =
-            sandbox::start(config.layout.clone(), &config.settings).map_err(Error::StartSandbox)?;
+        let environment = config.host_environment.clone();
+        let sandbox = sandbox::start(config.layout.clone(), &config.settings, environment)
+            .map_err(Error::StartSandbox)?;
         Ok(Self {
             store_dir: config.layout.store_dir.clone(),
             store: registry.store,
@@ -65,12 +71,49 @@ impl Services {
         }
     }
 
+    /// Returns futures that resolve to a service's name when it is gone.
+    pub(crate) fn ends(&self) -> Vec<End> {
+        let store = self.store.send(registry::AwaitEnd);
+        let locks = self.locks.send(registry::AwaitEnd);
+        let sandbox = self.sandbox.send(sandbox::AwaitEnd);
+        // None of them is ever answered: the question ends when the actor does.
+        vec![
+            named("the store registry", store),
+            named("the lock keeper", locks),
+            named("the sandbox supervisor", sandbox),
+        ]
+    }
+
+    pub(crate) fn force_panic(&self, actor: PanickingActor) {
+        match actor {
+            PanickingActor::StoreRegistry => self.store.do_send(registry::ForcePanic),
+            PanickingActor::LockKeeper => self.locks.do_send(registry::ForcePanic),
+            PanickingActor::SandboxSupervisor => self.sandbox.do_send(sandbox::ForcePanic {
+                actor: sandbox::PanickingActor::Supervisor,
+            }),
+            PanickingActor::BuilderSessions => self.sandbox.do_send(sandbox::ForcePanic {
+                actor: sandbox::PanickingActor::Sessions,
+            }),
+            PanickingActor::Scheduler | PanickingActor::DerivationGoals => {}
+        }
+    }
+
     /// Stops the services, builders first: registering what they made needs the registry.
     pub(crate) async fn stop(&self) {
         // A service that is gone has nothing left to stop.
         let _gone = self.sandbox.send(StopSandbox).await;
         let _gone = self.store.send(StopRegistry).await;
     }
+}
+
+/// A future that resolves to a service's name when the service is gone.
+type End = Pin<Box<dyn Future<Output = &'static str>>>;
+
+fn named(service: &'static str, question: impl Future + 'static) -> End {
+    Box::pin(async move {
+        question.await;
+        service
+    })
 }
 
 impl Scheduler {

@@ -196,11 +196,19 @@ impl FromStr for Hash {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
-        let (algorithm, digest) = text.split_once([':', '-']).ok_or_else(|| Error::Hash {
-            text: text.to_owned(),
-            reason: "no algorithm before the digest",
-        })?;
-        Self::parse_digest(algorithm.parse()?, digest)
+        let refuse = |reason| Error::Hash {
+            text: text.chars().take(300).collect(),
+            reason,
+        };
+        let separator = text
+            .find([':', '-'])
+            .ok_or_else(|| refuse("no algorithm before the digest"))?;
+        let (algorithm, digest) = (text[..separator].parse()?, &text[separator + 1..]);
+        let hash = Self::parse_digest(algorithm, digest)?;
+        if text.as_bytes()[separator] == b'-' && hash.to_base64() != digest {
+            return Err(refuse("after a dash, the digest is in base-64"));
+        }
+        Ok(hash)
     }
 }
 

@@ -13,6 +13,7 @@ pub mod content_address;
 pub mod derivation;
 pub mod error;
 pub mod hash;
+pub mod hash_rewrite;
 mod json_text;
 pub mod nar;
 pub mod path_info;

@@ -122,47 +122,48 @@ impl RefScanner {
         self.tail_len = end.len();
     }
 
-    /// Looks at every window that lies wholly in `text`.
+    /// Looks up every window that lies wholly in `text`.
     fn scan_windows(&mut self, text: &[u8]) {
-        // Windows that begin before `start` are dealt with.
-        let mut start = 0;
-        while let Some(window) = text.get(start..start + HASH_PART_LEN) {
-            let probe = &window[LEAP_LEN - 1..];
-            if probe
-                .iter()
-                .fold(1, |all, byte| all & IS_DIGIT[usize::from(*byte)])
-                == 0
+        for_each_window(text, |_, window| {
+            if self.filter.may_contain(window)
+                && let Some(idx) = self.hash_parts.get(window)
+                && !self.is_found[*idx]
             {
-                start += LEAP_LEN;
-                continue;
+                self.is_found[*idx] = true;
+                self.n_missing -= 1;
             }
-            let run_start = window[..LEAP_LEN - 1]
-                .iter()
-                .rposition(|byte| !base32::is_digit(*byte))
-                .map_or(start, |offset| start + offset + 1);
-            let beyond = start + HASH_PART_LEN;
-            let run_end = text[beyond..]
-                .iter()
-                .position(|byte| !base32::is_digit(*byte))
-                .map_or(text.len(), |offset| beyond + offset);
-            for window in text[run_start..run_end].array_windows() {
-                self.look_up(window);
-            }
-            start = run_end + 1;
-        }
+        });
     }
+}
 
-    #[inline]
-    fn look_up(&mut self, window: &[u8; HASH_PART_LEN]) {
-        if !self.filter.may_contain(window) {
-            return;
+/// Calls `visit` with every window of 32 digits that lies wholly in `text`, in order, and with its
+/// offset.
+#[inline]
+pub(crate) fn for_each_window(text: &[u8], mut visit: impl FnMut(usize, &[u8; HASH_PART_LEN])) {
+    // Windows that begin before `start` are dealt with.
+    let mut start = 0;
+    while let Some(window) = text.get(start..start + HASH_PART_LEN) {
+        let (before_probe, probe) = window.split_at(LEAP_LEN - 1);
+        let all_digits = probe
+            .iter()
+            .fold(1, |all, byte| all & IS_DIGIT[usize::from(*byte)]);
+        if all_digits == 0 {
+            start += LEAP_LEN;
+            continue;
         }
-        if let Some(idx) = self.hash_parts.get(window)
-            && !self.is_found[*idx]
-        {
-            self.is_found[*idx] = true;
-            self.n_missing -= 1;
+        let run_start = before_probe
+            .iter()
+            .rposition(|byte| !base32::is_digit(*byte))
+            .map_or(start, |offset| start + offset + 1);
+        let beyond = start + HASH_PART_LEN;
+        let run_end = text[beyond..]
+            .iter()
+            .position(|byte| !base32::is_digit(*byte))
+            .map_or(text.len(), |offset| beyond + offset);
+        for (idx, window) in text[run_start..run_end].array_windows().enumerate() {
+            visit(run_start + idx, window);
         }
+        start = run_end + 1;
     }
 }
 

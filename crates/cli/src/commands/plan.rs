@@ -140,7 +140,10 @@ impl Plan {
             n_built => format!("these {n_built} derivations will be built"),
         };
         list(&lead, printed(&self.will_build, store));
-        list("don't know how to build these paths", printed(&self.unknown, store));
+        list(
+            "don't know how to build these paths",
+            printed(&self.unknown, store),
+        );
         Ok(())
     }
 
@@ -153,5 +156,8 @@ impl Plan {
 }
 
 fn printed<'a>(paths: impl IntoIterator<Item = &'a StorePath>, store: &Store) -> Vec<String> {
-    paths.into_iter().map(|path| store.dir().print(path)).collect()
+    paths
+        .into_iter()
+        .map(|path| store.dir().print(path))
+        .collect()
 }

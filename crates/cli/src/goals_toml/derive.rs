@@ -6,10 +6,10 @@ use std::str::FromStr as _;
 use bstr::BString;
 use store_model::content_address::References;
 use store_model::derivation::placeholder::output_placeholder;
+use store_model::store_path::{DERIVATION_SUFFIX, check_name};
 use store_model::{
     Derivation, DerivationOutput, Hash, IngestionMethod, OutputName, StoreDir, StorePath,
 };
-use store_model::store_path::{DERIVATION_SUFFIX, check_name};
 
 use super::file::{DefaultsTable, FixedMode, FixedTable, GoalTable};
 use super::template::{self, Part};
@@ -182,8 +182,7 @@ fn check_goal_name(name: &str) -> Result<(), String> {
 fn check_derivation_name(name: &str) -> Result<(), String> {
     check_name(name).map_err(|error| error.to_string())?;
     // The derivation itself is named `<name>.drv`, and nothing else may be.
-    check_name(&format!("{name}.drv"))
-        .map_err(|_| format!("'{name}' is too long"))?;
+    check_name(&format!("{name}.drv")).map_err(|_| format!("'{name}' is too long"))?;
     if name.ends_with(DERIVATION_SUFFIX) {
         return Err(format!("'{name}' ends in '.drv', as only derivations do"));
     }

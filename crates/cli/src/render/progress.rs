@@ -35,7 +35,10 @@ enum Phase {
 
 /// How many derivations ended in which way.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[expect(clippy::struct_field_names, reason = "`n_` is how this project marks a count")]
+#[expect(
+    clippy::struct_field_names,
+    reason = "`n_` is how this project marks a count"
+)]
 pub(crate) struct Counts {
     /// A builder made their outputs.
     pub(crate) n_built: usize,

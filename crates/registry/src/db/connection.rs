@@ -48,7 +48,7 @@ impl DatabaseOptions {
     pub(crate) fn from_settings(settings: &Settings) -> Self {
         Self {
             metadata_sync: settings.metadata_sync,
-            busy_limit: Duration::from_secs(3600),
+            busy_limit: Duration::from_hours(1),
         }
     }
 }
@@ -235,10 +235,14 @@ fn configure(connection: &Connection, metadata_sync: MetadataSync) -> rusqlite::
     // Values that come from elsewhere must not run code inside our queries.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
     connection.pragma_update_and_check(None, "journal_mode", "wal", |_| Ok(()))?;
-    connection.pragma_update(None, "synchronous", match metadata_sync {
-        MetadataSync::Durable => "full",
-        MetadataSync::Relaxed => "normal",
-    })?;
+    connection.pragma_update(
+        None,
+        "synchronous",
+        match metadata_sync {
+            MetadataSync::Durable => "full",
+            MetadataSync::Relaxed => "normal",
+        },
+    )?;
     connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
     connection.set_prepared_statement_cache_capacity(32);
     Ok(())
@@ -296,3 +300,7 @@ pub(crate) fn private_file(path: &Path) -> Result<File, Error> {
         .open(path)
         .map_err(|error| Error::file("opening", path, error))
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may panic")]
+mod tests;

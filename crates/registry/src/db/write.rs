@@ -1,6 +1,5 @@
 //! The one place where a path becomes valid.
 
-use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rusqlite::{OptionalExtension as _, params};
@@ -8,6 +7,7 @@ use store_model::{OutputName, PathInfo, StorePath};
 
 use super::Database;
 use crate::Error;
+use crate::cycle::find_cycle;
 
 /// What is written for one path.
 #[derive(Debug, Clone)]
@@ -44,7 +44,12 @@ fn write_row(database: &Database, registration: &Registration, now: i64) -> Resu
     let failed = |source| database.failed("registering a path", source);
     let info = &registration.info;
     let nar_size = i64::try_from(info.nar_size_bytes).unwrap_or(i64::MAX);
-    let signatures = info.signatures.iter().cloned().collect::<Vec<_>>().join(" ");
+    let signatures = info
+        .signatures
+        .iter()
+        .cloned()
+        .collect::<Vec<_>>()
+        .join(" ");
     let id: i64 = database
         .connection
         .prepare_cached(
@@ -93,10 +98,11 @@ fn write_row(database: &Database, registration: &Registration, now: i64) -> Resu
 fn write_references(database: &Database, info: &PathInfo, id: i64) -> Result<(), Error> {
     let failed = |source| database.failed("registering a reference", source);
     for reference in &info.references {
-        let reference_id = path_id(database, reference)?.ok_or_else(|| Error::InvalidReference {
-            path: database.store_dir.print(&info.path),
-            reference: database.store_dir.print(reference),
-        })?;
+        let reference_id =
+            path_id(database, reference)?.ok_or_else(|| Error::InvalidReference {
+                path: database.store_dir.print(&info.path),
+                reference: database.store_dir.print(reference),
+            })?;
         database
             .connection
             .prepare_cached("insert or replace into Refs (referrer, reference) values (?, ?)")
@@ -124,7 +130,12 @@ pub(super) fn path_id(database: &Database, path: &StorePath) -> Result<Option<i6
 
 /// Refuses paths that refer to each other in a circle; to itself a path may refer.
 fn refuse_cycles(database: &Database, registrations: &[Registration]) -> Result<(), Error> {
-    match find_cycle(registrations) {
+    let graph = registrations
+        .iter()
+        .map(|registration| (&registration.info.path, &registration.info.references))
+        .map(|(path, references)| (path, references.iter().collect()))
+        .collect();
+    match find_cycle(&graph) {
         None => Ok(()),
         Some((path, referrer)) => Err(Error::ReferenceCycle {
             path: database.store_dir.print(path),
@@ -133,52 +144,8 @@ fn refuse_cycles(database: &Database, registrations: &[Registration]) -> Result<
     }
 }
 
-/// Returns two neighbours on a circle of references, if there is one.
-fn find_cycle(registrations: &[Registration]) -> Option<(&StorePath, &StorePath)> {
-    let infos: BTreeMap<&StorePath, &PathInfo> = registrations
-        .iter()
-        .map(|registration| (&registration.info.path, &registration.info))
-        .collect();
-    // Takes away what refers to nothing that is left; what cannot be taken away is in a circle, or
-    // refers to one.
-    let mut referrers: BTreeMap<&StorePath, Vec<&StorePath>> = BTreeMap::new();
-    let mut n_references: BTreeMap<&StorePath, usize> = BTreeMap::new();
-    for (path, info) in &infos {
-        let inner = info
-            .references
-            .iter()
-            .filter(|reference| reference != path && infos.contains_key(reference));
-        let mut count = 0;
-        for reference in inner {
-            referrers.entry(reference).or_default().push(path);
-            count += 1;
-        }
-        n_references.insert(path, count);
-    }
-    let mut free: Vec<&StorePath> = n_references
-        .iter()
-        .filter_map(|(path, count)| (*count == 0).then_some(*path))
-        .collect();
-    while let Some(path) = free.pop() {
-        n_references.remove(path);
-        for referrer in referrers.get(path).into_iter().flatten() {
-            if let Some(count) = n_references.get_mut(referrer) {
-                *count -= 1;
-                if *count == 0 {
-                    free.push(referrer);
-                }
-            }
-        }
-    }
-    let (path, _) = n_references.first_key_value()?;
-    let referrer = referrers
-        .get(path)?
-        .iter()
-        .find(|referrer| n_references.contains_key(*referrer))?;
-    Some((path, referrer))
-}
-
-fn unix_time() -> i64 {
+/// Returns the seconds since 1970.
+pub(crate) fn unix_time() -> i64 {
     // A clock before 1970 gives an odd age, and harms nothing else.
     SystemTime::now()
         .duration_since(UNIX_EPOCH)

@@ -23,8 +23,9 @@ use crate::goal::derivation::{BuilderEnding, Disk, Effect, Event, Facts, State};
 use crate::goal::recipe::Recipe;
 use crate::goal::{BuildTimes, GoalId, GoalKey, Outcome, Status};
 use crate::messages::{
-    BuildSlotGranted, CancelGoal, GoalEnded, GoalNews, InputFinished, InputsRequired, LeaveInputs,
-    RequestBuildSlot, RequireInputs, SlotLease, WidenGoal, WithdrawSlotRequest,
+    BuildSlotGranted, CancelGoal, ForcePanic, GoalEnded, GoalNews, InputFinished, InputsRequired,
+    LeaveInputs, RequestBuildSlot, RequireInputs, ServiceLost, SlotLease, WidenGoal,
+    WithdrawSlotRequest,
 };
 use crate::ports::{Ports, tell};
 
@@ -601,7 +602,7 @@ impl Handler<WidenGoal> for DerivationGoal {
 
     fn handle(&mut self, widen: WidenGoal, ctx: &mut Self::Context) {
         if self.outcome.is_none() {
-            self.wanted.widen(&widen.wanted);
+            let _grown = self.wanted.widen(&widen.wanted);
         }
         let wanted = widen.wanted;
         self.advance(Event::Widened { wanted }, ctx);
@@ -613,5 +614,22 @@ impl Handler<CancelGoal> for DerivationGoal {
 
     fn handle(&mut self, _: CancelGoal, ctx: &mut Self::Context) {
         self.advance(Event::Cancelled, ctx);
+    }
+}
+
+impl Handler<ServiceLost> for DerivationGoal {
+    type Result = ();
+
+    fn handle(&mut self, lost: ServiceLost, ctx: &mut Self::Context) {
+        let message = lost.message;
+        self.advance(Event::ServiceFailed { message }, ctx);
+    }
+}
+
+impl Handler<ForcePanic> for DerivationGoal {
+    type Result = ();
+
+    fn handle(&mut self, _: ForcePanic, _ctx: &mut Self::Context) {
+        panic!("forced by a test");
     }
 }

@@ -9,7 +9,7 @@ use store_model::wanted_outputs::WantedOutputs;
 use crate::error::chain;
 use crate::goal::path::{Effect, Event, Facts, State};
 use crate::goal::{GoalId, Outcome, Status};
-use crate::messages::{CancelGoal, GoalEnded};
+use crate::messages::{CancelGoal, GoalEnded, ServiceLost};
 use crate::ports::{Ports, tell};
 
 /// Makes sure that one path is valid.
@@ -110,5 +110,14 @@ impl Handler<CancelGoal> for PathGoal {
 
     fn handle(&mut self, _: CancelGoal, ctx: &mut Self::Context) {
         self.advance(Event::Cancelled, ctx);
+    }
+}
+
+impl Handler<ServiceLost> for PathGoal {
+    type Result = ();
+
+    fn handle(&mut self, lost: ServiceLost, ctx: &mut Self::Context) {
+        let message = lost.message;
+        self.advance(Event::ServiceFailed { message }, ctx);
     }
 }

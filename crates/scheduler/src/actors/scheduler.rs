@@ -16,9 +16,10 @@ use crate::events::{Event, EventKind};
 use crate::goal::derivation::{AfterFailure, Facts, KeepFailed, LocalBuilds};
 use crate::goal::{GoalId, GoalKey, Outcome, RequestId, path};
 use crate::messages::{
-    BuildSlotGranted, BuildSlotReleased, CancelGoal, CancelRequests, GoalEnded, GoalNews,
-    InputFinished, InputsRequired, LeaveInputs, RequestBuildSlot, RequireInputs, SlotLease,
-    StopScheduler, SubmitGoals, Subscribe, WidenGoal, WithdrawSlotRequest,
+    BuildSlotGranted, BuildSlotReleased, CancelGoal, CancelRequests, ForcePanic, GoalEnded,
+    GoalNews, InputFinished, InputsRequired, LeaveInputs, PanickingActor, RequestBuildSlot,
+    RequireInputs, ServiceLost, SlotLease, StopScheduler, SubmitGoals, Subscribe, WidenGoal,
+    WithdrawSlotRequest,
 };
 use crate::ports::{Ports, Upward};
 use crate::request::{BuildReport, Wanted};
@@ -144,6 +145,30 @@ impl Scheduler {
         }
     }
 
+    /// Fails every goal that may be waiting for a service that is gone: nobody restarts it, since
+    /// what a panic left behind is not to be trusted.
+    fn service_lost(&self, service: &str) {
+        let lost = ServiceLost {
+            message: format!("{service} crashed"),
+        };
+        for goal in self.goals.values() {
+            match goal {
+                GoalActor::Derivation(addr) => addr.do_send(lost.clone()),
+                GoalActor::Path(addr) => addr.do_send(lost.clone()),
+            }
+        }
+    }
+
+    /// Learns of the end of a service when the question that it never answers is dropped.
+    fn watch(&self, end: impl Future<Output = &'static str> + 'static, ctx: &mut Context<Self>) {
+        let lost = end.into_actor(self).map(|service, scheduler, _ctx| {
+            if scheduler.stopping.is_none() {
+                scheduler.service_lost(service);
+            }
+        });
+        ctx.spawn(lost);
+    }
+
     fn cancel_goal(&self, goal: GoalId) {
         match self.goals.get(&goal) {
             Some(GoalActor::Derivation(addr)) => addr.do_send(CancelGoal),
@@ -260,11 +285,13 @@ impl Actor for Scheduler {
             leave_inputs: scheduler.clone().recipient(),
             request_slot: scheduler.clone().recipient(),
             withdraw_slot_request: scheduler.clone().recipient(),
-            slot_released: scheduler.clone().recipient(),
             news: scheduler.clone().recipient(),
             ended: scheduler.recipient(),
         };
         self.ports = Some(Arc::new(self.services.ports(upward)));
+        for end in self.services.ends() {
+            self.watch(end, ctx);
+        }
     }
 
     /// Ends the thread also after a panic, so that nobody waits for a scheduler that is gone.
@@ -422,5 +449,26 @@ impl Handler<GoalEnded> for Scheduler {
             self.publish(goal, EventKind::Finished(outcome));
         }
         self.carry_out(directives, ctx);
+    }
+}
+
+impl Handler<ForcePanic> for Scheduler {
+    type Result = ();
+
+    fn handle(&mut self, force: ForcePanic, _ctx: &mut Self::Context) {
+        match force.actor {
+            PanickingActor::Scheduler => panic!("forced by a test"),
+            PanickingActor::DerivationGoals => {
+                for goal in self.goals.values() {
+                    if let GoalActor::Derivation(addr) = goal {
+                        addr.do_send(ForcePanic { actor: force.actor });
+                    }
+                }
+            }
+            PanickingActor::StoreRegistry
+            | PanickingActor::LockKeeper
+            | PanickingActor::SandboxSupervisor
+            | PanickingActor::BuilderSessions => self.services.force_panic(force.actor),
+        }
     }
 }

@@ -249,7 +249,9 @@ impl<'a> World<'a> {
         self.summary.n_steps += 1;
         match &event {
             Event::SlotGranted(slot) => goal.slot = Some(*slot),
-            Event::Widened { wanted } => goal.wanted.widen(wanted),
+            Event::Widened { wanted } => {
+                let _grown = goal.wanted.widen(wanted);
+            }
             Event::BuildExited(_) if !goal.builds => {
                 // It was cancelled, and that ending has come; a session reports only one.
                 return Ok(());

@@ -272,3 +272,137 @@ fn missing_output(derivation: &Derivation, input: &StorePath, name: &OutputName)
         reason: format!("it wants output '{name}' of '{input}', which has no such output"),
     }
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use super::*;
+    use crate::derivation::tests::derivation;
+
+    /// Derivations by path, and how often each was asked for.
+    #[derive(Default)]
+    struct Graph {
+        derivations: HashMap<StorePath, Arc<Derivation>>,
+        n_loads: HashMap<StorePath, usize>,
+    }
+
+    impl Graph {
+        fn path(idx: usize) -> StorePath {
+            let mut digest = [0; 20];
+            digest[..8].copy_from_slice(&idx.to_le_bytes());
+            StorePath::from_digest(&digest, "x.drv").unwrap()
+        }
+
+        /// Adds the derivation of number `idx`, which uses `out` of others.
+        fn add(&mut self, idx: usize, inputs: impl IntoIterator<Item = usize>) {
+            let out = BTreeSet::from([OutputName::default()]);
+            let inputs = inputs
+                .into_iter()
+                .map(|input| (Self::path(input), out.clone()));
+            let derivation = Derivation {
+                input_derivations: inputs.collect(),
+                ..derivation()
+            };
+            self.derivations.insert(Self::path(idx), derivation.into());
+        }
+
+        fn hash(&mut self, idx: usize) -> Result<Arc<HashModulo>, Error> {
+            let path = Self::path(idx);
+            let derivation = Arc::clone(&self.derivations[&path]);
+            let mut hashes = HashModuloCache::new(StoreDir::default());
+            hashes.hash(&path, &derivation, &mut |path| -> Result<_, Error> {
+                *self.n_loads.entry(path.clone()).or_default() += 1;
+                Ok(Arc::clone(&self.derivations[path]))
+            })
+        }
+    }
+
+    #[test]
+    fn a_diamond_of_2_to_the_40_ways_is_walked_once() {
+        let mut graph = Graph::default();
+        graph.add(0, []);
+        graph.add(1, []);
+        for level in 1..=40 {
+            let below = [2 * level - 2, 2 * level - 1];
+            graph.add(2 * level, below);
+            graph.add(2 * level + 1, below);
+        }
+        graph.hash(80).unwrap();
+        assert_eq!(graph.n_loads.len(), 80);
+        assert!(graph.n_loads.values().all(|n_loads| *n_loads == 1));
+    }
+
+    #[test]
+    fn a_chain_of_100_000_derivations_does_not_exhaust_the_stack() {
+        let mut graph = Graph::default();
+        graph.add(0, []);
+        for idx in 1..100_000 {
+            graph.add(idx, [idx - 1]);
+        }
+        graph.hash(99_999).unwrap();
+    }
+
+    #[test]
+    fn a_derivation_may_have_50_000_inputs_and_5_000_outputs() {
+        let mut graph = Graph::default();
+        for idx in 1..=50_000 {
+            graph.add(idx, []);
+        }
+        graph.add(0, 1..=50_000);
+        let top = graph.derivations.get_mut(&Graph::path(0)).unwrap();
+        let output = top.outputs.values().next().unwrap().clone();
+        Arc::make_mut(top).outputs = (0..5_000)
+            .map(|idx| (format!("out{idx}").parse().unwrap(), output.clone()))
+            .collect();
+        assert_eq!(graph.hash(0).unwrap().outputs.len(), 5_000);
+    }
+
+    #[test]
+    fn a_cycle_is_reported_with_its_paths() {
+        let mut graph = Graph::default();
+        graph.add(0, [1]);
+        graph.add(1, [2]);
+        graph.add(2, [3]);
+        graph.add(3, [1]);
+        let paths = [1, 2, 3, 1].map(Graph::path).to_vec();
+        assert_eq!(graph.hash(0), Err(Error::DerivationCycle { paths }));
+        graph.add(0, [0]);
+        let paths = [0, 0].map(Graph::path).to_vec();
+        let error = graph.hash(0).unwrap_err();
+        assert_eq!(error, Error::DerivationCycle { paths });
+        assert!(
+            error
+                .to_string()
+                .ends_with(&format!("{0} -> {0}", Graph::path(0)))
+        );
+    }
+
+    #[test]
+    fn an_output_that_an_input_does_not_have_is_named() {
+        let mut graph = Graph::default();
+        graph.add(1, []);
+        graph.add(0, [1]);
+        let top = graph.derivations.get_mut(&Graph::path(0)).unwrap();
+        Arc::make_mut(top).input_derivations =
+            [(Graph::path(1), ["dvi".parse().unwrap()].into())].into();
+        let error = graph.hash(0).unwrap_err().to_string();
+        assert!(error.contains("wants output 'dvi'"), "{error}");
+    }
+
+    #[test]
+    fn a_derivation_below_a_floating_one_is_deferred() {
+        let mut graph = Graph::default();
+        graph.add(2, []);
+        graph.add(1, [2]);
+        graph.add(0, [1]);
+        assert_eq!(graph.hash(0).unwrap().finality, Finality::Final);
+        let floating = graph.derivations.get_mut(&Graph::path(2)).unwrap();
+        for output in Arc::make_mut(floating).outputs.values_mut() {
+            *output = DerivationOutput::Floating {
+                method: crate::IngestionMethod::Recursive,
+                algorithm: HashAlgorithm::Sha256,
+            };
+        }
+        assert_eq!(graph.hash(0).unwrap().finality, Finality::Deferred);
+    }
+}

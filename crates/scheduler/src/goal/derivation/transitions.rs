@@ -31,7 +31,7 @@ impl State {
                 vec![Effect::LoadDerivation],
             ),
             (Self::LoadingDerivation { mut wanted }, Event::Widened { wanted: more }) => {
-                wanted.widen(&more);
+                let _grown = wanted.widen(&more);
                 (Self::LoadingDerivation { wanted }, vec![])
             }
             (Self::LoadingDerivation { wanted }, Event::DerivationLoaded { recipe }) => {
@@ -169,7 +169,7 @@ impl Phase {
         match self {
             // The question was about all outputs, so its answer serves the wider wish too.
             Self::CheckingOutputs { mut wanted } => {
-                wanted.widen(more);
+                let _grown = wanted.widen(more);
                 live(recipe, Self::CheckingOutputs { wanted }, vec![])
             }
             phase => live(recipe, phase, vec![]),

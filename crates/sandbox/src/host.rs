@@ -1,0 +1,300 @@
+//! What all builds of one supervisor share, and the way from a request to a [`SandboxSpec`].
+
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+
+use bstr::ByteSlice;
+use store_model::derivation::BoolAttribute;
+use store_model::settings::{SandboxMode, SandboxPath, StoreLayout};
+use store_model::{Derivation, Settings, StorePath};
+
+use crate::environment::{
+    Circumstances, Environment, HostEnvironment, environment, scratch_output_path,
+};
+use crate::init::Profile;
+use crate::launch::find_launcher;
+use crate::plan::{needs_overlay, plan};
+use crate::spec::{
+    Identity, Isolation, Kvm, NestedNamespaces, Network, SandboxSpec, SandboxView, Switch,
+};
+use crate::user_pool::UserPool;
+use crate::wire::Launch;
+use crate::workspace::{Owner, Places, ScratchPlace, Workspace};
+use crate::{Error, StartBuild};
+
+/// What all builds share.
+#[derive(Debug)]
+pub(crate) struct Host {
+    pub(crate) layout: StoreLayout,
+    pub(crate) places: Arc<Places>,
+    /// Where builders get users of their own: only root can give them any.
+    users: Option<UserPool>,
+    environment: HostEnvironment,
+    pub(crate) launcher: PathBuf,
+    n_cores: usize,
+}
+
+/// How far a build is kept from the host, before anything is made for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Confinement {
+    Sandboxed,
+    Unsandboxed,
+}
+
+impl Host {
+    /// Opens everything that all builds need.
+    ///
+    /// # Errors
+    /// A directory cannot be made or is not safe, or there is no launcher.
+    pub(crate) fn open(
+        layout: StoreLayout,
+        settings: &Settings,
+        environment: HostEnvironment,
+    ) -> Result<Self, Error> {
+        let places = Places::open(&layout, settings.build_dir.as_deref())?;
+        let users = is_privileged(settings)
+            .then(|| UserPool::open(&layout.state_dir, settings))
+            .transpose()?;
+        Ok(Self {
+            places: Arc::new(places),
+            users,
+            environment,
+            launcher: find_launcher(settings)?,
+            n_cores: thread::available_parallelism().map_or(1, usize::from),
+            layout,
+        })
+    }
+
+    /// Returns which launcher runs builds of this kind.
+    pub(crate) fn profile(&self, confinement: Confinement) -> Profile {
+        match (&self.users, confinement) {
+            (Some(_), _) => Profile::Privileged,
+            (None, Confinement::Sandboxed) => Profile::Unprivileged,
+            (None, Confinement::Unsandboxed) => Profile::Bare,
+        }
+    }
+
+    /// Decides whether a build is sandboxed.
+    ///
+    /// # Errors
+    /// The derivation and the settings contradict each other.
+    pub(crate) fn confinement(
+        &self,
+        derivation: &Derivation,
+        settings: &Settings,
+    ) -> Result<Confinement, Error> {
+        let wants_out = derivation.env_flag("__noChroot", BoolAttribute::False);
+        let unsandboxed = match settings.sandbox {
+            SandboxMode::Always if wants_out => return Err(Error::SandboxRequired),
+            SandboxMode::Always => false,
+            SandboxMode::Relaxed => wants_out,
+            SandboxMode::Never => true,
+        };
+        // Without the sandbox the builder would look for its inputs where they are not.
+        if unsandboxed && !self.layout.is_relocated() {
+            Ok(Confinement::Unsandboxed)
+        } else {
+            Ok(Confinement::Sandboxed)
+        }
+    }
+
+    /// Makes a build's directories and decides everything that the launcher must know.
+    ///
+    /// # Errors
+    /// A directory cannot be made, or the derivation asks for something that is not allowed.
+    pub(crate) fn prepare(
+        &self,
+        request: &StartBuild,
+        confinement: Confinement,
+    ) -> Result<(Workspace, Launch), Error> {
+        let (derivation, settings) = (&*request.derivation, &*request.settings);
+        if derivation.is_builtin() {
+            return Err(Error::Builtin {
+                builder: derivation.builder.to_string(),
+            });
+        }
+        let user = self.users.as_ref().map(UserPool::acquire).transpose()?;
+        let owner = match &user {
+            Some(user) => Owner {
+                uid: user.uid,
+                gid: user.uid,
+            },
+            None => Owner {
+                uid: rustix::process::geteuid().as_raw(),
+                gid: rustix::process::getegid().as_raw(),
+            },
+        };
+        let is_root = user.is_some();
+        let place = match (confinement, is_root) {
+            (Confinement::Sandboxed, _) if needs_overlay(request.input_paths.len()) => {
+                ScratchPlace::InStoreForOverlay
+            }
+            (Confinement::Sandboxed, _) => ScratchPlace::InStore,
+            (Confinement::Unsandboxed, true) => ScratchPlace::BesideBuild,
+            (Confinement::Unsandboxed, false) => ScratchPlace::StoreItself,
+        };
+        let workspace = Workspace::create(&self.places, &request.drv_path, place, owner, user)?;
+
+        let build_dir_inside = match confinement {
+            Confinement::Sandboxed => settings.sandbox_build_dir.clone(),
+            Confinement::Unsandboxed => workspace.build_dir(),
+        };
+        let Environment { program, files } = environment(
+            derivation,
+            &Circumstances {
+                drv_path: &request.drv_path,
+                store_dir: &self.layout.store_dir,
+                settings,
+                build_dir: &build_dir_inside,
+                host_environment: &self.environment,
+                n_cores: self.n_cores,
+            },
+        )?;
+        workspace.write_files(&files)?;
+        let isolation = match place {
+            ScratchPlace::InStore | ScratchPlace::InStoreForOverlay => {
+                Isolation::Sandbox(Box::new(self.view(request, &workspace, place)?))
+            }
+            ScratchPlace::BesideBuild => Isolation::OverlaidStore {
+                store_dir: self.layout.real_store_dir.clone(),
+                scratch_store: workspace.scratch().path.clone(),
+                overlay_work: workspace.overlay_work(),
+                outer_build_dir: workspace.outer_build_dir().to_owned(),
+            },
+            ScratchPlace::StoreItself => Isolation::Bare,
+        };
+        let spec = SandboxSpec {
+            isolation,
+            identity: if is_root {
+                Identity {
+                    uid: owner.uid,
+                    gid: owner.gid,
+                    switch: Switch::Become,
+                }
+            } else {
+                // The unprivileged launcher is user 0 of a namespace that has no other user.
+                Identity {
+                    uid: 0,
+                    gid: 0,
+                    switch: Switch::Stay,
+                }
+            },
+            build_dir: workspace.build_dir(),
+            build_dir_inside,
+            impersonate_linux_26: settings.impersonate_linux_26,
+            thirty_two_bit: derivation.system == "i686-linux" && cfg!(target_arch = "x86_64"),
+        };
+        let launch = Launch {
+            build_id: request.build_id.0,
+            plan: plan(&spec),
+            program,
+        };
+        Ok((workspace, launch))
+    }
+
+    /// Returns where a build's outputs are in its scratch directory.
+    pub(crate) fn scratch_outputs(&self, request: &StartBuild) -> Vec<StorePath> {
+        let (store_dir, drv_path) = (&self.layout.store_dir, &request.drv_path);
+        let derivation = &*request.derivation;
+        derivation
+            .outputs
+            .iter()
+            .filter_map(|(name, output)| {
+                scratch_output_path(store_dir, drv_path, derivation, name, output).ok()
+            })
+            .collect()
+    }
+
+    fn view(
+        &self,
+        request: &StartBuild,
+        workspace: &Workspace,
+        place: ScratchPlace,
+    ) -> Result<SandboxView, Error> {
+        let (derivation, settings) = (&*request.derivation, &*request.settings);
+        let mut host_paths = settings.sandbox_paths.clone();
+        host_paths.extend(impure_paths(derivation, settings)?);
+        Ok(SandboxView {
+            root_mount_point: self.places.root_mount_point.clone(),
+            store_dir: PathBuf::from(self.layout.store_dir.as_str()),
+            real_store_dir: self.layout.real_store_dir.clone(),
+            scratch_store: workspace.scratch().path.clone(),
+            overlay_work: (place == ScratchPlace::InStoreForOverlay)
+                .then(|| workspace.overlay_work()),
+            inputs: request
+                .input_paths
+                .iter()
+                .map(|path| path.base_name().to_owned())
+                .collect(),
+            tmp_dir: workspace.tmp_dir(),
+            host_paths,
+            shm_size: settings.sandbox_dev_shm_size.clone(),
+            kvm: if settings.system_features.contains("kvm") && Path::new("/dev/kvm").exists() {
+                Kvm::Offered
+            } else {
+                Kvm::Hidden
+            },
+            network: if derivation.is_fixed_output() {
+                Network::Host
+            } else {
+                Network::Loopback
+            },
+            nested_namespaces: if settings.allow_nested_userns {
+                NestedNamespaces::Allowed
+            } else {
+                NestedNamespaces::Denied
+            },
+        })
+    }
+}
+
+/// Returns the host paths that a derivation asks for, if the user allows all of them.
+fn impure_paths(derivation: &Derivation, settings: &Settings) -> Result<Vec<SandboxPath>, Error> {
+    let Some(asked_for) = derivation.env.get(bstr::BStr::new("__impureHostDeps")) else {
+        return Ok(Vec::new());
+    };
+    asked_for
+        .fields()
+        .map(|path| {
+            let text = path.to_str_lossy().into_owned();
+            let path = PathBuf::from(&text);
+            let is_plain = path
+                .components()
+                .all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
+            let is_allowed = path.is_absolute()
+                && is_plain
+                && settings
+                    .allowed_impure_host_deps
+                    .iter()
+                    .any(|allowed| path.starts_with(allowed));
+            if !is_allowed {
+                return Err(Error::ImpureHostPath { path: text });
+            }
+            Ok(SandboxPath {
+                target: path.clone(),
+                source: path,
+                optional: true,
+                writable: false,
+            })
+        })
+        .collect()
+}
+
+/// Returns whether this is a root that has other users to give: one in a user namespace without
+/// them is treated as anybody else.
+fn is_privileged(settings: &Settings) -> bool {
+    let last = settings.start_id.saturating_add(settings.id_count);
+    rustix::process::geteuid().is_root()
+        && std::fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| {
+            map.lines().any(|line| {
+                let mut numbers = line.split_whitespace().map(str::parse::<u64>);
+                match (numbers.next(), numbers.next(), numbers.next()) {
+                    (Some(Ok(first)), Some(Ok(_)), Some(Ok(count))) => {
+                        first <= settings.start_id.into() && first + count > last.into()
+                    }
+                    _ => false,
+                }
+            })
+        })
+}

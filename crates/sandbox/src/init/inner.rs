@@ -1,0 +1,158 @@
+//! The builder's own process, from its birth until it is the builder.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use nix::sys::personality::{self, Persona};
+use nix::sys::resource::{self, Resource};
+use nix::sys::signal::SigSet;
+use nix::sys::stat;
+use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::process::Signal;
+
+use super::failure::{Context, Failure, Reason};
+use super::{capabilities, identity, outer, sys};
+use crate::plan::InnerStep;
+use crate::wire::{Ending, Launch, News, Program};
+
+/// What a builder that cannot be executed exits with, as with Nix.
+const NOT_EXECUTED: i32 = 1;
+
+/// Linux's 32-bit machine, which nix does not name.
+const PER_LINUX32: u64 = 8;
+
+/// Becomes the builder.
+pub(super) fn run(launch: &Launch, log: &OwnedFd, gate: OwnedFd, news: &OwnedFd) -> ! {
+    // The gate opens when the id maps are written; if process 1 dies first it never does.
+    let mut gate = File::from(gate);
+    if gate.read_exact(&mut [0]).is_err() {
+        sys::exit_now(NOT_EXECUTED);
+    }
+    let prepared = launch
+        .plan
+        .inner
+        .iter()
+        .try_for_each(|step| perform(step, log, news));
+    match prepared {
+        Ok(()) => {
+            drop(outer::tell(news, &News::Started { pid: 0 }));
+            let error = execute(&launch.program);
+            // The builder's own failure, hence in its log.
+            let path = OsStr::from_bytes(launch.program.path.as_bytes());
+            let complaint = format!("executing '{}': {}\n", path.display(), Reason(&error));
+            drop(io::stderr().write_all(complaint.as_bytes()));
+        }
+        Err(failure) => {
+            let message = failure.to_string();
+            drop(outer::tell(
+                news,
+                &News::Ended(Ending::SetupFailed { message }),
+            ));
+        }
+    }
+    sys::exit_now(NOT_EXECUTED)
+}
+
+fn perform(step: &InnerStep, log: &OwnedFd, news: &OwnedFd) -> Result<(), Failure> {
+    match step {
+        InnerStep::BecomeUser { uid, gid } => identity::become_user(*uid, *gid),
+        InnerStep::DieWithParent => {
+            rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
+                .context(|| "asking to die with process 1")
+        }
+        InnerStep::LeaveSession => {
+            nix::unistd::setsid().context(|| "starting a session")?;
+            Ok(())
+        }
+        InnerStep::Redirect => redirect(log, news).context(|| "redirecting the builder's output"),
+        InnerStep::EnterDirectory(path) => rustix::process::chdir(path)
+            .context(|| format!("entering the build directory '{}'", path.display())),
+        InnerStep::ForgetKeys => match sys::join_new_session_keyring() {
+            // A kernel without key rings has none to leak.
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => Ok(()),
+            result => result.context(|| "taking a new key ring"),
+        },
+        InnerStep::ForbidCoreDumps => {
+            resource::setrlimit(Resource::RLIMIT_CORE, 0, 0).context(|| "forbidding core dumps")
+        }
+        InnerStep::Imitate {
+            linux_26,
+            thirty_two_bit,
+        } => imitate(*linux_26, *thirty_two_bit).context(|| "setting the personality"),
+        InnerStep::ResetProcess => {
+            stat::umask(stat::Mode::from_bits_truncate(0o022));
+            sys::reset_signal_actions();
+            SigSet::empty()
+                .thread_set_mask()
+                .context(|| "unblocking signals")
+        }
+        InnerStep::DropCapabilities => capabilities::drop_all(),
+        InnerStep::ForbidNewPrivileges => capabilities::forbid_new_privileges(),
+        InnerStep::ScopeSockets => {
+            // Best effort: kernels before 6.12 cannot.
+            drop(sys::scope_with_landlock());
+            Ok(())
+        }
+    }
+}
+
+/// Makes nothing the input and the log both outputs, and closes everything else but the socket,
+/// which the kernel closes when the builder is executed.
+fn redirect(log: &OwnedFd, news: &OwnedFd) -> io::Result<()> {
+    let nothing = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::stdio::dup2_stdin(&nothing)?;
+    rustix::stdio::dup2_stdout(log)?;
+    rustix::stdio::dup2_stderr(log)?;
+    std::mem::forget(nothing);
+    sys::close_descriptors_except(news.as_fd())
+}
+
+fn imitate(linux_26: bool, thirty_two_bit: bool) -> io::Result<()> {
+    let mut persona = personality::get()? | Persona::ADDR_NO_RANDOMIZE;
+    if linux_26 {
+        persona |= Persona::UNAME26;
+    }
+    if thirty_two_bit {
+        let bits = i32::try_from(PER_LINUX32).map_err(io::Error::other)?;
+        persona |= Persona::from_bits_retain(bits);
+    }
+    personality::set(persona)?;
+    Ok(())
+}
+
+/// Executes the builder; returns why that did not work.
+fn execute(program: &Program) -> io::Error {
+    if let Err(error) = check_path(program) {
+        return error;
+    }
+    match nix::unistd::execve(&program.path, &program.args, &program.env) {
+        Ok(never) => match never {},
+        Err(errno) => errno.into(),
+    }
+}
+
+/// Refuses a builder that is not a file of the sandbox's own: `/proc/self/exe` would be this
+/// program, and `/dev/fd/3` whatever was left open (CVE-2019-5736).
+fn check_path(program: &Program) -> io::Result<()> {
+    if !program.path.to_bytes().starts_with(b"/") {
+        return Err(io::Error::other("the builder's path is not absolute"));
+    }
+    let builder = rustix::fs::openat2(
+        rustix::fs::CWD,
+        program.path.as_c_str(),
+        OFlags::PATH | OFlags::CLOEXEC,
+        Mode::empty(),
+        ResolveFlags::NO_MAGICLINKS,
+    )?;
+    let number = builder.as_raw_fd();
+    let real = rustix::fs::readlink(format!("/proc/self/fd/{number}"), Vec::new())?;
+    let real = Path::new(OsStr::from_bytes(real.as_bytes()));
+    if real.starts_with("/proc") || real.starts_with("/dev") {
+        return Err(io::Error::other("a builder cannot lie in /proc or /dev"));
+    }
+    Ok(())
+}

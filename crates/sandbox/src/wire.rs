@@ -1,0 +1,256 @@
+//! The bytes between the supervisor and `sandbox-init`.
+//!
+//! A frame is its length (4 bytes, little-endian), a version byte and a bincode payload. The
+//! descriptors of a frame travel with its first byte. Nothing else in the workspace knows the
+//! encoding, so that it stays replaceable in an afternoon.
+//!
+//! The supervisor trusts the launcher and the launcher the supervisor: both belong to one program.
+//! The limits guard against mistakes, not against attacks; no byte of a builder gets here.
+
+use std::ffi::CString;
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags,
+};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::plan::Plan;
+
+/// Bumped with every change of a wire type: a launcher of another version is refused, not misread.
+const VERSION: u8 = 1;
+
+/// Length and version.
+const HEADER_LEN: usize = 5;
+
+/// A closure of 100,000 inputs takes 7 MB; a megabyte of environment is legal; eight times that is
+/// a mistake.
+const MAX_PAYLOAD_LEN: usize = 64 << 20;
+
+/// The log's pseudo-terminal is the only descriptor that travels; room for three more is free.
+const MAX_DESCRIPTORS: usize = 4;
+
+/// What the supervisor asks of the launcher.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Request {
+    /// Run a builder. The frame carries the descriptor that becomes its output.
+    Launch(Box<Launch>),
+    /// Kill every process of a build, if it still runs.
+    Kill {
+        /// Which.
+        build_id: u64,
+    },
+}
+
+/// Everything that the launcher must know to run one builder.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Launch {
+    /// Comes back in each report.
+    pub(crate) build_id: u64,
+    /// What to set up.
+    pub(crate) plan: Plan,
+    /// What to run in it.
+    pub(crate) program: Program,
+}
+
+/// What is executed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Program {
+    /// The file.
+    pub(crate) path: CString,
+    /// Its arguments with `argv[0]`.
+    pub(crate) args: Vec<CString>,
+    /// Its environment as `NAME=value`.
+    pub(crate) env: Vec<CString>,
+}
+
+/// What the launcher tells about one build.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Report {
+    /// Which.
+    pub(crate) build_id: u64,
+    /// What happened.
+    pub(crate) news: News,
+}
+
+/// The two things that can happen to a launched build.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum News {
+    /// Set-up is done, the builder is about to be executed.
+    Started {
+        /// The build's first process, as the host numbers it.
+        pid: u32,
+    },
+    /// It is over; no process of the build is left.
+    Ended(Ending),
+}
+
+/// How it ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Ending {
+    /// The builder exited.
+    Exited {
+        /// With this status.
+        code: i32,
+    },
+    /// A signal ended the builder or its process 1.
+    Signalled {
+        /// This one.
+        signal: i32,
+    },
+    /// The builder never ran.
+    SetupFailed {
+        /// The chain of causes.
+        message: String,
+    },
+}
+
+/// Writes a request and hands over `descriptors` with it.
+///
+/// # Errors
+/// The launcher is gone, or a path in the request is not UTF-8.
+pub(crate) fn send_request(
+    socket: &UnixStream,
+    request: &Request,
+    descriptors: &[BorrowedFd<'_>],
+) -> io::Result<()> {
+    send_frame(socket, request, descriptors)
+}
+
+/// Waits for the next request; `None` when the supervisor has closed its end.
+///
+/// # Errors
+/// The bytes are not a request of this version.
+pub(crate) fn receive_request(socket: &UnixStream) -> io::Result<Option<(Request, Vec<OwnedFd>)>> {
+    receive_frame(socket)
+}
+
+/// Writes a report.
+///
+/// # Errors
+/// The supervisor is gone.
+pub(crate) fn send_report(socket: &UnixStream, report: &Report) -> io::Result<()> {
+    send_frame(socket, report, &[])
+}
+
+/// Waits for the next report; `None` when the launcher has closed its end.
+///
+/// # Errors
+/// The bytes are not a report of this version.
+pub(crate) fn receive_report(socket: &UnixStream) -> io::Result<Option<Report>> {
+    Ok(receive_frame(socket)?.map(|(report, _)| report))
+}
+
+/// Encodes what process 1 tells its launcher: a packet of a sequenced socket.
+///
+/// # Errors
+/// Never for [`News`]; the signature is the encoder's.
+pub(crate) fn encode_news(news: &News) -> io::Result<Vec<u8>> {
+    encode(news)
+}
+
+/// Decodes a packet of process 1.
+///
+/// # Errors
+/// The bytes are not one whole [`News`].
+pub(crate) fn decode_news(packet: &[u8]) -> io::Result<News> {
+    decode(packet)
+}
+
+fn send_frame<T: Serialize>(
+    socket: &UnixStream,
+    message: &T,
+    descriptors: &[BorrowedFd<'_>],
+) -> io::Result<()> {
+    let payload = encode(message)?;
+    let length = u32::try_from(payload.len())
+        .ok()
+        .filter(|_| payload.len() <= MAX_PAYLOAD_LEN)
+        .ok_or_else(|| invalid("the message is longer than 64 MiB"))?;
+    let mut frame = Vec::with_capacity(HEADER_LEN + payload.len());
+    frame.extend_from_slice(&length.to_le_bytes());
+    frame.push(VERSION);
+    frame.extend_from_slice(&payload);
+
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
+        return Err(invalid("too many descriptors for one message"));
+    }
+    let n_sent = rustix::io::retry_on_intr(|| {
+        rustix::net::sendmsg(
+            socket,
+            &[IoSlice::new(&frame)],
+            &mut control,
+            SendFlags::NOSIGNAL,
+        )
+    })?;
+    let mut rest = socket;
+    rest.write_all(&frame[n_sent..])
+}
+
+fn receive_frame<T: DeserializeOwned>(
+    mut socket: &UnixStream,
+) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
+    let mut header = [0; HEADER_LEN];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let received = rustix::io::retry_on_intr(|| {
+        rustix::net::recvmsg(
+            socket,
+            &mut [IoSliceMut::new(&mut header)],
+            &mut control,
+            RecvFlags::CMSG_CLOEXEC,
+        )
+    })?;
+    if received.bytes == 0 {
+        return Ok(None);
+    }
+    let descriptors = control
+        .drain()
+        .filter_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(rights) => Some(rights),
+            _ => None,
+        })
+        .flatten()
+        .collect();
+    socket.read_exact(&mut header[received.bytes..])?;
+
+    let [l0, l1, l2, l3, version] = header;
+    let length = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
+    if version != VERSION {
+        return Err(invalid(
+            "the other side speaks another version of the launcher's protocol",
+        ));
+    }
+    if length > MAX_PAYLOAD_LEN {
+        return Err(invalid("the message is longer than 64 MiB"));
+    }
+    let mut payload = vec![0; length];
+    socket.read_exact(&mut payload)?;
+    Ok(Some((decode(&payload)?, descriptors)))
+}
+
+fn encode<T: Serialize>(message: &T) -> io::Result<Vec<u8>> {
+    bincode::serde::encode_to_vec(message, bincode::config::standard())
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+}
+
+fn decode<T: DeserializeOwned>(payload: &[u8]) -> io::Result<T> {
+    let config = bincode::config::standard().with_limit::<MAX_PAYLOAD_LEN>();
+    let (message, n_read) = bincode::serde::decode_from_slice(payload, config)
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+    if n_read != payload.len() {
+        return Err(invalid("bytes are left over after the message"));
+    }
+    Ok(message)
+}
+
+fn invalid(reason: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, reason)
+}
