@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+
+use bstr::BString;
 
 /// A snapshot of the environment. Nothing after start-up looks at the real one, so that every rule
 /// about it can be tested.
@@ -30,6 +33,15 @@ impl Environment {
             .get(OsStr::new(name))
             .map(OsString::as_os_str)
             .filter(|value| !value.is_empty())
+    }
+
+    /// Returns all variables as bytes.
+    #[must_use]
+    pub fn to_bytes(&self) -> BTreeMap<BString, BString> {
+        self.variables
+            .iter()
+            .map(|(name, value)| (name.as_bytes().into(), value.as_bytes().into()))
+            .collect()
     }
 
     /// Returns a variable that names a path.

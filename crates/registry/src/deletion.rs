@@ -48,7 +48,15 @@ impl Visitor for Remove {
         unlink(here, AtFlags::REMOVEDIR)
     }
 
-    fn leaf(&mut self, here: &Here<'_>) -> Result<(), Error> {
+    fn file(&mut self, here: &Here<'_>) -> Result<(), Error> {
+        unlink(here, AtFlags::empty())
+    }
+
+    fn link(&mut self, here: &Here<'_>) -> Result<(), Error> {
+        unlink(here, AtFlags::empty())
+    }
+
+    fn special(&mut self, here: &Here<'_>) -> Result<(), Error> {
         unlink(here, AtFlags::empty())
     }
 }

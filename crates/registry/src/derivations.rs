@@ -140,7 +140,7 @@ fn check(
             Loading::Read(error) => error,
             Loading::Check(source) => Error::Derivation {
                 path: layout.print(path),
-                source,
+                source: Box::new(source),
             },
         })
 }
@@ -209,7 +209,7 @@ fn parse(layout: &Layout, path: &StorePath, text: &[u8]) -> Result<Derivation, E
     let store_dir = &layout.paths.store_dir;
     let malformed = |source| Error::Derivation {
         path: layout.print(path),
-        source,
+        source: Box::new(source),
     };
     let name = path.name();
     let drv_name = name.strip_suffix(".drv").unwrap_or(name);

@@ -157,7 +157,7 @@ pub enum Error {
         /// The root of the tree.
         path: PathBuf,
         /// What is wrong, and where in the tree.
-        source: store_model::Error,
+        source: Box<store_model::Error>,
     },
     /// Going on would make an object that no reader accepts.
     #[error("'{}' is nested more than {limit} directories deep", path.display())]
@@ -179,7 +179,7 @@ pub enum Error {
         /// The name that was asked for.
         name: String,
         /// The rule that it breaks.
-        source: store_model::Error,
+        source: Box<store_model::Error>,
     },
     /// Going on would build something else than the derivation's path promises (SECURITY V04).
     #[error("reading derivation '{path}'")]
@@ -187,7 +187,7 @@ pub enum Error {
         /// Full path of the derivation.
         path: String,
         /// What is wrong with it.
-        source: store_model::Error,
+        source: Box<store_model::Error>,
     },
     /// Going on would build from a text that is not the one its path was computed from.
     #[error("derivation '{path}' has the contents of '{expected}'")]
@@ -196,12 +196,6 @@ pub enum Error {
         path: String,
         /// The full path that follows from its contents.
         expected: String,
-    },
-    /// Going on would never come to an end.
-    #[error("derivation '{path}' is among its own inputs")]
-    DerivationCycle {
-        /// Full path of the derivation.
-        path: String,
     },
     /// Going on would make a root that means something else in each working directory.
     #[error("garbage collector root '{}' is not an absolute path", path.display())]

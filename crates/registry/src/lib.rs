@@ -23,6 +23,9 @@ mod path_lock;
 mod roots;
 mod staging;
 mod sync;
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may panic")]
+mod testing;
 mod tree;
 mod workers;
 mod writer;

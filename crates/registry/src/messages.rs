@@ -165,10 +165,10 @@ pub struct RegisterOutputs {
 /// paths.
 #[derive(Debug, thiserror::Error)]
 pub enum RegisterError {
-    /// The builder left something that no store may hold (OutputRejected).
+    /// The builder left something that no store may hold (`OutputRejected`).
     #[error("{0}")]
     Rejected(String),
-    /// A fixed output has other contents than promised (HashMismatch).
+    /// A fixed output has other contents than promised (`HashMismatch`).
     #[error(
         "hash mismatch in fixed-output derivation '{drv_path}':\n  specified: {}\n     got:    {}",
         wanted.to_sri(),
@@ -178,9 +178,9 @@ pub enum RegisterError {
         /// Full path of the derivation.
         drv_path: String,
         /// What the derivation says.
-        wanted: Hash,
+        wanted: Box<Hash>,
         /// What the output has.
-        got: Hash,
+        got: Box<Hash>,
     },
     /// The store failed, not the builder.
     #[error(transparent)]

@@ -92,7 +92,7 @@ impl PathLocker {
     ///
     /// # Errors
     /// The lock file cannot be opened, or is something else; or no thread can be started.
-    pub(crate) async fn wait(&self, path: StorePath) -> Result<(), Error> {
+    pub(crate) async fn wait(&self, path: &StorePath) -> Result<(), Error> {
         let (waiter, woken) = oneshot::channel();
         self.enlist(path, waiter)?;
         woken
@@ -101,13 +101,13 @@ impl PathLocker {
     }
 
     /// Puts a waiter where whoever ends the wait will find it.
-    fn enlist(&self, path: StorePath, waiter: Waiter) -> Result<(), Error> {
+    fn enlist(&self, path: &StorePath, waiter: Waiter) -> Result<(), Error> {
         let mut table = self.table();
-        if let Some(waiters) = table.held.get_mut(&path) {
+        if let Some(waiters) = table.held.get_mut(path) {
             waiters.push(waiter);
             return Ok(());
         }
-        if let Some(waiters) = table.awaited.get_mut(&path) {
+        if let Some(waiters) = table.awaited.get_mut(path) {
             waiters.push(waiter);
             return Ok(());
         }
@@ -119,7 +119,7 @@ impl PathLocker {
         workers::spawn("lock", move || locker.wait_in_thread(&awaited))
             .map(drop)
             .inspect_err(|_| {
-                self.table().awaited.remove(&path);
+                self.table().awaited.remove(path);
             })
     }
 
@@ -250,10 +250,8 @@ impl Drop for HeldLocks {
             // fails the lock is free all the same, and its file is used again.
             let unlinked =
                 rustix::fs::unlinkat(&layout.store, &*lock_name(&path), AtFlags::empty());
-            if unlinked.is_ok() {
-                if let Err(errno) = rustix::io::write(&file, b"d") {
-                    tracing::debug!("marking the lock of '{path}' stale: {errno}");
-                }
+            if let Err(errno) = unlinked.and_then(|()| rustix::io::write(&file, b"d")) {
+                tracing::debug!("removing the lock file of '{path}': {errno}");
             }
             drop(file);
             let waiters = self.locker.table().held.remove(&path).unwrap_or_default();
@@ -298,3 +296,7 @@ fn find_holder(locks: &str, stat: &Stat) -> Option<u32> {
         (is_lock && words.next() == Some(&file) && pid != 0).then_some(pid)
     })
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may panic")]
+mod tests;

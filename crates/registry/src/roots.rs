@@ -271,3 +271,7 @@ fn write_all(file: &OwnedFd, mut text: &[u8]) -> Result<(), Errno> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may panic")]
+mod tests;

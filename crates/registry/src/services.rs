@@ -78,7 +78,7 @@ impl Queues {
     ///
     /// # Errors
     /// The lock file cannot be used, or the registry stops.
-    pub(crate) async fn wait_for_lock(&self, path: StorePath) -> Result<(), Error> {
+    pub(crate) async fn wait_for_lock(&self, path: &StorePath) -> Result<(), Error> {
         let mut stopping = self.stopping.clone();
         tokio::select! {
             freed = self.locker.wait(path) => freed,

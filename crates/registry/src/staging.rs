@@ -126,7 +126,7 @@ fn make_locked(layout: &Layout, name: &CStr) -> Result<Option<OwnedFd>, Error> {
         return Ok(None);
     }
     let stat = rustix::fs::fstat(&dir).map_err(failed)?;
-    let is_ours = stat.st_uid == layout.owner_uid && stat.st_mode & 0o077 == 0;
+    let is_ours = stat.st_uid == layout.owner_uid && stat.st_mode & 0o777 == 0o700;
     match rustix::fs::statat(&layout.store, name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(named) if is_ours && crate::tree::is_same(&named, &stat) => Ok(Some(dir)),
         _ => Ok(None),

@@ -8,7 +8,6 @@ use std::ffi::CString;
 use std::fs;
 use std::os::fd::{AsFd as _, BorrowedFd};
 
-use rustix::fs::FileType;
 use store_model::StorePath;
 
 use crate::Error;
@@ -97,13 +96,14 @@ impl Visitor for SyncEach {
         rustix::fs::fsync(dir).map_err(|errno| here.failed("syncing", errno))
     }
 
-    fn leaf(&mut self, here: &Here<'_>) -> Result<(), Error> {
-        // The target of a link is part of its directory, or of the inode that goes with it.
-        if here.file_type() != FileType::RegularFile {
-            return Ok(());
-        }
+    fn file(&mut self, here: &Here<'_>) -> Result<(), Error> {
         let file = here.open_file(false)?;
         rustix::fs::fsync(file).map_err(|errno| here.failed("syncing", errno))
+    }
+
+    fn link(&mut self, _here: &Here<'_>) -> Result<(), Error> {
+        // Its target is part of its directory, or of the inode that is written with it.
+        Ok(())
     }
 }
 

@@ -22,7 +22,10 @@ pub(crate) async fn register_outputs(
         .ingest
         .submit(move |ingest| ingest.register_outputs(&request, reply))
         .await?;
-    answer.await.unwrap_or_else(|_| Err(lost().into()))
+    match answer.await {
+        Ok(registered) => registered,
+        Err(_) => Err(lost().into()),
+    }
 }
 
 /// Adds a text.
@@ -123,7 +126,7 @@ async fn lock_invalid(queues: &Queues, path: &StorePath) -> Result<Option<Output
                     Some(locks)
                 });
             }
-            LockAttempt::Busy { path, .. } => queues.wait_for_lock(path).await?,
+            LockAttempt::Busy { path, .. } => queues.wait_for_lock(&path).await?,
         }
     }
 }
@@ -194,3 +197,7 @@ pub(crate) async fn discard_invalid(queues: Queues, paths: Vec<StorePath>) -> Re
 fn lost() -> Error {
     Error::WorkerLost { name: "ingest" }
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may panic")]
+mod tests;

@@ -16,7 +16,7 @@ use rustix::io::Errno;
 use crate::Error;
 
 /// Bytes of directory listing that are asked for at once.
-const LISTING_BYTES: usize = 32 << 10;
+const LISTING_BYTES: usize = 16 << 10;
 
 /// What a walk does with what it finds. Entries come in the order of their names' bytes.
 pub(crate) trait Visitor {
@@ -40,8 +40,16 @@ pub(crate) trait Visitor {
         Ok(())
     }
 
-    /// Called with everything that is not a directory.
-    fn leaf(&mut self, here: &Here<'_>) -> Result<(), Self::Error>;
+    /// Called with a regular file.
+    fn file(&mut self, here: &Here<'_>) -> Result<(), Self::Error>;
+
+    /// Called with a symbolic link.
+    fn link(&mut self, here: &Here<'_>) -> Result<(), Self::Error>;
+
+    /// Called with a pipe, a socket or a device.
+    fn special(&mut self, here: &Here<'_>) -> Result<(), Self::Error> {
+        Err(here.unsupported().into())
+    }
 }
 
 /// One name in an open directory, and what it was when it was looked at.
@@ -90,6 +98,14 @@ impl Here<'_> {
     /// Says which operation failed here.
     pub(crate) fn failed(&self, operation: &'static str, errno: Errno) -> Error {
         Error::file(operation, self.path(), errno)
+    }
+
+    /// Says that no store can hold it.
+    fn unsupported(&self) -> Error {
+        Error::UnsupportedFile {
+            path: self.path(),
+            kind: describe(self.file_type()),
+        }
     }
 
     /// Opens this regular file for reading, and nothing that has taken its place.
@@ -168,7 +184,7 @@ pub(crate) fn walk<V: Visitor>(
             let dir = current.as_ref().map_or(parent, OwnedFd::as_fd);
             let here = look(dir, &name, root, &trail)?;
             if here.file_type() != FileType::Directory {
-                visitor.leaf(&here)?;
+                tell(visitor, &here)?;
             } else if trail.len() >= V::MAX_DEPTH {
                 return Err(V::Error::from(Error::TooDeep {
                     path: here.path(),
@@ -194,6 +210,16 @@ pub(crate) fn walk<V: Visitor>(
         if next.is_none() {
             current = climb(parent, root, &mut trail, current, visitor)?;
         }
+    }
+}
+
+fn tell<V: Visitor>(visitor: &mut V, here: &Here<'_>) -> Result<(), V::Error> {
+    if here.file_type() == FileType::RegularFile {
+        visitor.file(here)
+    } else if here.file_type() == FileType::Symlink {
+        visitor.link(here)
+    } else {
+        visitor.special(here)
     }
 }
 

@@ -46,7 +46,7 @@ pub(crate) enum ContentSync {
 #[derive(Debug, Clone)]
 pub(crate) struct CommitQueue {
     commits: mpsc::Sender<Commit>,
-    #[cfg_attr(not(test), expect(dead_code, reason = "only tests count"))]
+    #[cfg(test)]
     n_batches: Arc<AtomicU64>,
 }
 
@@ -91,7 +91,11 @@ impl Writer {
             n_batches: Arc::clone(&n_batches),
         };
         Ok(Self {
-            queue: CommitQueue { commits, n_batches },
+            queue: CommitQueue {
+                commits,
+                #[cfg(test)]
+                n_batches,
+            },
             thread: workers::spawn("writer", move || state.run(receiver))?,
         })
     }
@@ -194,3 +198,7 @@ fn answer(commit: Commit, outcome: Result<(), Error>) {
         tracing::error!("answering a registration panicked");
     }
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may panic")]
+mod tests;

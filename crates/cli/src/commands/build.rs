@@ -78,6 +78,7 @@ pub(super) async fn build(
     let scheduler = Scheduler::start(Config {
         layout: layout.clone(),
         settings: Arc::clone(&settings),
+        host_environment: session.environment.to_bytes(),
     })
     .map_err(|error| explain(&layout, Failure::new(error)))?;
     let run = Run {

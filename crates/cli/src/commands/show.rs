@@ -5,7 +5,7 @@ use std::io::Write as _;
 
 use registry::QueryDerivation;
 use store_model::StorePath;
-use store_model::derivation::derivations_to_json;
+use store_model::derivation::json::derivations_to_json;
 
 use super::instantiate::instantiate_file;
 use super::query::path_info;

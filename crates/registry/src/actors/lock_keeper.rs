@@ -43,6 +43,6 @@ impl Handler<AwaitLock> for LockKeeper {
 
     fn handle(&mut self, request: AwaitLock, _: &mut Context<Self>) -> Self::Result {
         let locker = self.locker.clone();
-        Box::pin(async move { locker.wait(request.path).await })
+        Box::pin(async move { locker.wait(&request.path).await })
     }
 }

@@ -48,7 +48,7 @@ impl DatabaseOptions {
     pub(crate) fn from_settings(settings: &Settings) -> Self {
         Self {
             metadata_sync: settings.metadata_sync,
-            busy_limit: Duration::from_secs(3600),
+            busy_limit: Duration::from_hours(1),
         }
     }
 }
@@ -300,3 +300,7 @@ pub(crate) fn private_file(path: &Path) -> Result<File, Error> {
         .open(path)
         .map_err(|error| Error::file("opening", path, error))
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may panic")]
+mod tests;

@@ -109,7 +109,7 @@ pub(super) fn check(connection: &Connection, database: &Path) -> Result<(), Erro
     let found = stored_statements(connection)
         .map_err(|source| Error::database("reading tables", database, source))?;
     for wanted in STATEMENTS.split_inclusive(";\n") {
-        let wanted = wanted.trim_end_matches("\n").trim_end_matches(';');
+        let wanted = wanted.trim_end_matches('\n').trim_end_matches(';');
         // The body of the trigger has a semicolon of its own.
         let head = wanted.lines().next().unwrap_or(wanted);
         if head.starts_with("CREATE") && !found.contains(&comparable(head)) {

@@ -9,12 +9,12 @@ use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 
-use rustix::fs::{AtFlags, FileType, Gid, Mode, Stat, Timespec, Timestamps, UTIME_OMIT, Uid};
+use rustix::fs::{AtFlags, Gid, Mode, Stat, Timespec, Timestamps, UTIME_OMIT, Uid};
 use rustix::io::Errno;
 
 use crate::Error;
 use crate::layout::Layout;
-use crate::tree::{Here, describe};
+use crate::tree::Here;
 
 /// The modification time of everything in a store, in seconds since 1970.
 const MODIFIED: Timestamps = Timestamps {
@@ -95,20 +95,11 @@ impl Canonical {
             .map_err(|errno| here.failed("setting the time of", errno))
     }
 
-    /// Checks what is not a directory before anybody opens it.
+    /// Checks a file or a link before anybody opens it.
     ///
     /// # Errors
-    /// It is not the builder's, or of a type that no store holds.
-    pub(crate) fn check_leaf(&mut self, here: &Here<'_>) -> Result<IsNew, Error> {
-        match here.file_type() {
-            FileType::RegularFile | FileType::Symlink => {}
-            other => {
-                return Err(Error::UnsupportedFile {
-                    path: here.path(),
-                    kind: describe(other),
-                });
-            }
-        }
+    /// It is not the builder's.
+    pub(crate) fn check(&mut self, here: &Here<'_>) -> Result<IsNew, Error> {
         let meeting = self.meet(here);
         if meeting == Meeting::First {
             self.check_owner(here)?;

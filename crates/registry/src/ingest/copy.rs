@@ -7,7 +7,7 @@ use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{FileType, Mode, OFlags};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use store_model::nar;
 
@@ -81,21 +81,17 @@ impl Visitor for Copier<'_> {
         Ok(())
     }
 
-    fn leaf(&mut self, here: &Here<'_>) -> Result<(), Error> {
+    fn file(&mut self, here: &Here<'_>) -> Result<(), Error> {
         self.check_owner(here)?;
-        match here.file_type() {
-            FileType::RegularFile => self.copy_file(here),
-            FileType::Symlink => {
-                let target = rustix::fs::readlinkat(here.parent, here.name, Vec::new())
-                    .map_err(|errno| here.failed("reading link", errno))?;
-                rustix::fs::symlinkat(&*target, &self.dir, self.name(here))
-                    .map_err(|errno| self.failed(errno))
-            }
-            other => Err(Error::UnsupportedFile {
-                path: here.path(),
-                kind: tree::describe(other),
-            }),
-        }
+        self.copy_file(here)
+    }
+
+    fn link(&mut self, here: &Here<'_>) -> Result<(), Error> {
+        self.check_owner(here)?;
+        let target = rustix::fs::readlinkat(here.parent, here.name, Vec::new())
+            .map_err(|errno| here.failed("reading link", errno))?;
+        rustix::fs::symlinkat(&*target, &self.dir, self.name(here))
+            .map_err(|errno| self.failed(errno))
     }
 }
 
@@ -161,8 +157,7 @@ fn copy_contents(from: &OwnedFd, to: &OwnedFd, size: i64) -> Result<(), Errno> {
         if by_kernel {
             match rustix::fs::copy_file_range(from, None, to, None, COPY_BYTES) {
                 Ok(0) => return Ok(()),
-                Ok(_) => {}
-                Err(Errno::INTR) => {}
+                Ok(_) | Err(Errno::INTR) => {}
                 // Other file systems, or an old kernel. Both offsets stand where it stopped.
                 Err(Errno::XDEV | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
                     by_kernel = false;

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::Path;
 
 use bstr::{BStr, ByteSlice as _};
-use rustix::fs::{Advice, FileType};
+use rustix::fs::Advice;
 use store_model::derivation::IngestionMethod;
 use store_model::hash::Hasher;
 use store_model::nar::{
@@ -177,30 +177,23 @@ impl Visitor for TreeReader<'_> {
             .map_err(|error| unarchivable(self.root, error))
     }
 
-    fn leaf(&mut self, here: &Here<'_>) -> Result<(), Error> {
-        let is_new = match &mut self.metadata {
-            Metadata::Set(canonical, _) => Some(canonical.check_leaf(here)?),
-            Metadata::Keep => None,
+    fn file(&mut self, here: &Here<'_>) -> Result<(), Error> {
+        let Metadata::Set(canonical, _) = &mut self.metadata else {
+            let file = here.open_file(Self::UNLOCK)?;
+            return self.read_file(file.as_fd(), here);
         };
-        match here.file_type() {
-            FileType::RegularFile => {
-                let file = here.open_file(Self::UNLOCK)?;
-                if let (Metadata::Set(canonical, _), Some(is_new)) = (&self.metadata, is_new) {
-                    canonical.set_file(&file, here, is_new)?;
-                }
-                self.read_file(file.as_fd(), here)
-            }
-            FileType::Symlink => {
-                if let (Metadata::Set(canonical, _), Some(is_new)) = (&self.metadata, is_new) {
-                    canonical.set_link(here, is_new)?;
-                }
-                self.read_link(here)
-            }
-            other => Err(Error::UnsupportedFile {
-                path: here.path(),
-                kind: tree::describe(other),
-            }),
+        let is_new = canonical.check(here)?;
+        let file = here.open_file(Self::UNLOCK)?;
+        canonical.set_file(&file, here, is_new)?;
+        self.read_file(file.as_fd(), here)
+    }
+
+    fn link(&mut self, here: &Here<'_>) -> Result<(), Error> {
+        if let Metadata::Set(canonical, _) = &mut self.metadata {
+            let is_new = canonical.check(here)?;
+            canonical.set_link(here, is_new)?;
         }
+        self.read_link(here)
     }
 }
 
@@ -266,7 +259,7 @@ fn unarchivable(root: &Path, error: WriteError) -> Error {
     match error {
         WriteError::Refused(source) => Error::Unarchivable {
             path: root.to_owned(),
-            source,
+            source: Box::new(source),
         },
         WriteError::Sink(source) => Error::file("hashing", root, source),
     }

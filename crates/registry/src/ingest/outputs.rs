@@ -219,7 +219,7 @@ impl Ingest {
         request: &RegisterOutputs,
         ready: &[Ready<'_>],
     ) -> Result<(), RegisterError> {
-        let names: BTreeMap<&StorePath, &OutputName> = ready
+        let outputs: BTreeMap<&StorePath, &OutputName> = ready
             .iter()
             .map(|ready| (&ready.output.path, &ready.output.name))
             .collect();
@@ -227,8 +227,8 @@ impl Ingest {
             .iter()
             .map(|ready| {
                 let references = ready.contents.nar.references.iter();
-                let named = references.filter_map(|path| names.get(path).copied());
-                (&ready.output.name, named.collect())
+                let siblings = references.filter_map(|path| outputs.get(path).copied());
+                (&ready.output.name, siblings.collect())
             })
             .collect();
         match find_cycle(&graph) {
@@ -307,8 +307,8 @@ fn check_promise(drv_path: &str, ready: &Ready<'_>) -> Result<(), RegisterError>
     match (ready.output.fixed, ready.contents.content_hash) {
         (Some((_, wanted)), Some(got)) if wanted != got => Err(RegisterError::HashMismatch {
             drv_path: drv_path.to_owned(),
-            wanted,
-            got,
+            wanted: Box::new(wanted),
+            got: Box::new(got),
         }),
         _ => Ok(()),
     }
@@ -320,12 +320,23 @@ fn is_plain_file(stat: &Stat) -> bool {
 
 /// Tells what the builder did wrong from what went wrong with the store.
 fn blame(error: Error) -> RegisterError {
-    match error {
-        Error::Unarchivable { source, .. } => RegisterError::Rejected(source.to_string()),
+    if let Error::Unarchivable { source, .. } = error {
+        return RegisterError::Rejected(source.to_string());
+    }
+    let is_builders = matches!(
+        error,
         Error::ForeignOwner { .. }
-        | Error::ForeignLink { .. }
-        | Error::UnsupportedFile { .. }
-        | Error::TooDeep { .. } => RegisterError::Rejected(error.to_string()),
-        error => RegisterError::Store(error),
+            | Error::ForeignLink { .. }
+            | Error::UnsupportedFile { .. }
+            | Error::TooDeep { .. }
+    );
+    if is_builders {
+        RegisterError::Rejected(error.to_string())
+    } else {
+        RegisterError::Store(error)
     }
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may panic")]
+mod tests;

@@ -50,7 +50,7 @@ impl NewText {
             .make_text_path(name, &content_hash, &references)
             .map_err(|source| Error::Name {
                 name: name.to_owned(),
-                source,
+                source: Box::new(source),
             })?;
         Ok(Self {
             path,
@@ -80,7 +80,7 @@ impl Ingest {
                     method: IngestionMethod::Text,
                     hash: text.content_hash,
                 };
-                let info = source_info(text.path, contents, text.references, address);
+                let info = source_info(text.path, &contents, text.references, address);
                 let registration = Registration {
                     info,
                     derivation_outputs: text.derivation_outputs,
@@ -146,7 +146,7 @@ impl Ingest {
             .make_content_addressed_path(&address, &request.name, &References::default())
             .map_err(|source| Error::Name {
                 name: request.name.clone(),
-                source,
+                source: Box::new(source),
             })?;
         Ok(NamedSource {
             path,
@@ -173,7 +173,7 @@ impl Ingest {
             ..
         } = source;
         let registration = Registration {
-            info: source_info(path, contents, BTreeSet::new(), address),
+            info: source_info(path, &contents, BTreeSet::new(), address),
             derivation_outputs: Vec::new(),
         };
         self.commit(vec![registration], (), reply);
@@ -206,7 +206,7 @@ impl Ingest {
 
 fn source_info(
     path: StorePath,
-    contents: Contents,
+    contents: &Contents,
     references: BTreeSet<StorePath>,
     address: ContentAddress,
 ) -> PathInfo {
@@ -247,11 +247,12 @@ fn open_parent(source: &Path) -> Result<(OwnedFd, CString), Error> {
 fn check_plain(dir: &OwnedFd, name: &CString, source: &Path) -> Result<(), Error> {
     let stat = rustix::fs::statat(dir, &**name, AtFlags::SYMLINK_NOFOLLOW)
         .map_err(|errno| Error::file("looking at", source, errno))?;
-    match FileType::from_raw_mode(stat.st_mode) {
-        FileType::RegularFile => Ok(()),
-        other => Err(Error::UnsupportedFile {
-            path: source.to_owned(),
-            kind: describe(other),
-        }),
+    let file_type = FileType::from_raw_mode(stat.st_mode);
+    if file_type == FileType::RegularFile {
+        return Ok(());
     }
+    Err(Error::UnsupportedFile {
+        path: source.to_owned(),
+        kind: describe(file_type),
+    })
 }

@@ -39,10 +39,22 @@ pub(crate) fn drop_all() -> Result<(), Failure> {
     Ok(())
 }
 
-/// Keeps processes of the same user from reading this one's memory or attaching to it.
-pub(crate) fn hide_memory() -> Result<(), Failure> {
-    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
-        .context(|| "making the process unreadable")
+/// Whether processes of the same user may read this one's memory or attach to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Memory {
+    /// They may.
+    Readable,
+    /// They may not.
+    Hidden,
+}
+
+/// Shows or hides this process's memory.
+pub(crate) fn set_memory(memory: Memory) -> Result<(), Failure> {
+    let behavior = match memory {
+        Memory::Readable => DumpableBehavior::Dumpable,
+        Memory::Hidden => DumpableBehavior::NotDumpable,
+    };
+    rustix::process::set_dumpable_behavior(behavior).context(|| "showing or hiding the memory")
 }
 
 /// Makes every later exec in this process tree add no privileges.

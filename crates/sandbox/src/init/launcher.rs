@@ -18,6 +18,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus};
 use nix::unistd::Pid;
 use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::process::DumpableBehavior;
 
 use super::failure::{Context, Failure};
 use super::{identity, mounts, outer, processes, sys};
@@ -78,8 +79,6 @@ pub(super) fn run(args: impl Iterator<Item = OsString>) -> io::Result<()> {
         return Ok(());
     }
     become_unwritable(&args)?;
-    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?;
-
     let supervisor = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     let mut mask = SigSet::empty();
     mask.add(Signal::SIGCHLD);
@@ -94,6 +93,8 @@ pub(super) fn run(args: impl Iterator<Item = OsString>) -> io::Result<()> {
         unusable: prepare(profile).err().map(|failure| failure.to_string()),
         running: BTreeMap::new(),
     };
+    // After the id maps, for the kernel lets nobody write those of a hidden process.
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     while launcher.turn()? {}
     Ok(())
 }

@@ -14,6 +14,7 @@ use rustix::process::Signal as RustixSignal;
 use super::failure::{Context, Failure};
 use super::mounts::{self, NewRoot};
 use super::processes::{self, STOP_SIGNAL};
+use super::capabilities::Memory;
 use super::{capabilities, identity, inner, network, sys};
 use crate::plan::{Descendants, Plan, Step};
 use crate::wire::{self, Ending, Launch, News};
@@ -56,7 +57,7 @@ fn supervise(
     // From here on nothing is set up any more. The rights would only be worth stealing.
     capabilities::drop_all()?;
     capabilities::forbid_new_privileges()?;
-    capabilities::hide_memory()?;
+    capabilities::set_memory(Memory::Hidden)?;
     die_with_launcher(launcher_life)?;
     open_gate(builder.gate)?;
     let ending = reap_until(builder.pid).context(|| "waiting for the builder")?;
@@ -204,6 +205,8 @@ fn start_builder(launch: &Launch, log: &OwnedFd, news: &OwnedFd) -> Result<Build
     // A mount namespace that a lesser user namespace owns has every mount in it locked: nobody can
     // take the inputs' covers off or make them writable, not even root of a further namespace.
     let flags = mapping.map_or(0, |_| libc::CLONE_NEWUSER | libc::CLONE_NEWNS);
+    // The builder's process inherits it, and of a hidden process nobody may write the id maps.
+    capabilities::set_memory(Memory::Readable)?;
     let (gate_inside, gate) =
         rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).context(|| "making a pipe")?;
     let cloned = sys::clone_process(flags).context(
