@@ -231,3 +231,129 @@ impl OutputName {
         }
     }
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use super::*;
+    use HashAlgorithm::{Sha1, Sha256};
+    use IngestionMethod::{Flat, Recursive, Text};
+
+    fn store_dir() -> StoreDir {
+        StoreDir::default()
+    }
+
+    fn paths<const N: usize>(base_names: [&str; N]) -> BTreeSet<StorePath> {
+        base_names
+            .map(|base_name| base_name.parse().unwrap())
+            .into()
+    }
+
+    #[test]
+    fn equal_texts_with_other_references_get_other_paths() {
+        let hash = Hash::digest(HashAlgorithm::Sha256, b"text");
+        let one = paths(["2qgpd47jrm1g5pyj4s1dacj3hnkrfzvw-a"]);
+        let two = paths(["d3p8sj88z8slb7xkhqzpbq0p33kzca41-b"]);
+        let both = one.union(&two).cloned().collect();
+        let made: BTreeSet<StorePath> = [BTreeSet::new(), one, two, both]
+            .iter()
+            .map(|references| store_dir().make_text_path("t", &hash, references).unwrap())
+            .collect();
+        assert_eq!(made.len(), 4);
+    }
+
+    #[test]
+    fn addresses_print_as_the_database_spells_them() {
+        for text in [
+            "text:sha256:1i818fiymbjkhwg4fap9psnzijjzypy1c0dpy8fkybiqb1p7hipv",
+            "fixed:sha1:kpcd173cq987hw957sx6m0868wv3x6d9",
+            "fixed:r:sha256:1h3wqj74vifv9zyf9b7fjhbxdm9i6y7innlm8chk98csw4i6y4v1",
+        ] {
+            let address: ContentAddress = text.parse().unwrap();
+            assert_eq!(address.to_string(), text);
+        }
+        for text in [
+            "",
+            "sha256:1i818fiymbjkhwg4fap9psnzijjzypy1c0dpy8fkybiqb1p7hipv",
+            "text:r:sha256:1i818fiymbjkhwg4fap9psnzijjzypy1c0dpy8fkybiqb1p7hipv",
+            "text:sha1:kpcd173cq987hw957sx6m0868wv3x6d9",
+            "fixed:sha256",
+            "fixed:sha256:kpcd173cq987hw957sx6m0868wv3x6d9",
+            "fixed:r:r:sha1:kpcd173cq987hw957sx6m0868wv3x6d9",
+            "fixed:sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=",
+            "text:sha256:1i818fiymbjkhwg4fap9psnzijjzypy1c0dpy8fkybiqb1p7hipv ",
+        ] {
+            assert!(text.parse::<ContentAddress>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn references_are_refused_where_the_address_cannot_record_them() {
+        let others = paths(["2qgpd47jrm1g5pyj4s1dacj3hnkrfzvw-a"]);
+        let to_other = References {
+            others,
+            to_self: false,
+        };
+        let to_self = References {
+            to_self: true,
+            ..References::default()
+        };
+        let make = |method, algorithm, references: &References| {
+            let hash = Hash::digest(algorithm, b"");
+            store_dir().make_fixed_output_path(method, &hash, "x", references)
+        };
+        let none = References::default();
+        for (method, algorithm) in [(Flat, Sha1), (Flat, Sha256), (Recursive, Sha1)] {
+            assert!(make(method, algorithm, &none).is_ok());
+            assert!(make(method, algorithm, &to_other).is_err());
+            assert!(make(method, algorithm, &to_self).is_err());
+        }
+        assert!(make(Text, Sha256, &to_other).is_ok());
+        assert!(make(Text, Sha256, &to_self).is_err());
+        assert!(make(Text, Sha1, &none).is_err());
+        let sources: BTreeSet<StorePath> = [&none, &to_other, &to_self]
+            .map(|references| make(Recursive, Sha256, references).unwrap())
+            .into();
+        assert_eq!(sources.len(), 3);
+    }
+
+    #[test]
+    fn a_source_and_a_fixed_output_of_the_same_contents_have_the_same_path() {
+        let nar_hash: NarHash = "sha256:1h3wqj74vifv9zyf9b7fjhbxdm9i6y7innlm8chk98csw4i6y4v1"
+            .parse()
+            .unwrap();
+        let path = store_dir().make_source_path("tinybuild", nar_hash).unwrap();
+        assert_eq!(
+            path.base_name(),
+            "00m136c3cljch0g7amj4q8yqgn0bpw60-tinybuild"
+        );
+        let fixed = store_dir().make_fixed_output_path(
+            IngestionMethod::Recursive,
+            &nar_hash.to_hash(),
+            "tinybuild",
+            &References::default(),
+        );
+        assert_eq!(fixed, Ok(path));
+    }
+
+    #[test]
+    fn the_store_directory_is_part_of_every_path() {
+        let nar_hash = NarHash::from_sha256([0; 32]);
+        let elsewhere = StoreDir::new("/gnu/store").unwrap();
+        assert_ne!(
+            elsewhere.make_source_path("x", nar_hash).unwrap(),
+            store_dir().make_source_path("x", nar_hash).unwrap()
+        );
+    }
+
+    #[test]
+    fn a_name_that_cannot_be_in_the_store_makes_no_path() {
+        let nar_hash = NarHash::from_sha256([0; 32]);
+        for name in ["", "..", "a/b", "a b", &"n".repeat(212)] {
+            assert!(
+                store_dir().make_source_path(name, nar_hash).is_err(),
+                "{name}"
+            );
+        }
+    }
+}

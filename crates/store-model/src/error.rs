@@ -45,6 +45,12 @@ pub enum Error {
         /// What was expected there.
         reason: String,
     },
+    /// Going on would build something else than what the text's author wrote.
+    #[error("malformed derivation in JSON: {reason}")]
+    DerivationJson {
+        /// What is wrong, and where.
+        reason: String,
+    },
     /// Going on would let a derivation claim the path of another (SECURITY V04).
     #[error("derivation '{drv_name}' has incorrect output '{actual}', should be '{expected}'")]
     IncorrectOutputPath {

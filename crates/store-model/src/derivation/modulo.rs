@@ -124,8 +124,8 @@ impl HashModuloCache {
         last.ok_or_else(|| unknown_input(derivation, path).into())
     }
 
-    /// Computes and remembers the hashes of all inputs of `derivation`, which itself need not lie
-    /// in a store.
+    /// Computes and remembers the hashes of all inputs of `derivation` that its own depends on;
+    /// the derivation itself need not lie in a store.
     ///
     /// # Errors
     /// As [`HashModuloCache::hash`].
@@ -134,7 +134,7 @@ impl HashModuloCache {
         derivation: &Derivation,
         load: &mut LoadDerivation<'_, E>,
     ) -> Result<(), E> {
-        for input in derivation.input_derivations.keys() {
+        for input in hashed_inputs(derivation) {
             if !self.hashes.contains_key(input) {
                 let loaded = load(input)?;
                 self.hash(input, &loaded, load)?;
@@ -220,13 +220,23 @@ struct Visit {
 
 impl Visit {
     fn new(path: StorePath, derivation: Arc<Derivation>) -> Self {
-        let inputs: Vec<StorePath> = derivation.input_derivations.keys().cloned().collect();
+        let inputs: Vec<StorePath> = hashed_inputs(&derivation).cloned().collect();
         Self {
             path,
             derivation,
             unvisited: inputs.into_iter(),
         }
     }
+}
+
+/// Returns the inputs whose hashes are part of the derivation's: all, but none where an output is
+/// fixed, however it is made.
+fn hashed_inputs(derivation: &Derivation) -> impl Iterator<Item = &StorePath> {
+    let is_fixed = derivation.is_fixed_output();
+    derivation
+        .input_derivations
+        .keys()
+        .filter(move |_| !is_fixed)
 }
 
 /// Hashes what each fixed output promises, which leaves out how it is made.
@@ -270,5 +280,163 @@ fn missing_output(derivation: &Derivation, input: &StorePath, name: &OutputName)
     Error::InvalidDerivation {
         drv_name: derivation.name.clone(),
         reason: format!("it wants output '{name}' of '{input}', which has no such output"),
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use super::*;
+    use crate::derivation::tests::derivation;
+
+    /// Derivations by path, and how often each was asked for.
+    #[derive(Default)]
+    struct Graph {
+        derivations: HashMap<StorePath, Arc<Derivation>>,
+        n_loads: HashMap<StorePath, usize>,
+    }
+
+    impl Graph {
+        fn path(idx: usize) -> StorePath {
+            let mut digest = [0; 20];
+            digest[..8].copy_from_slice(&idx.to_le_bytes());
+            StorePath::from_digest(&digest, "x.drv").unwrap()
+        }
+
+        /// Adds the derivation of number `idx`, which uses `out` of others.
+        fn add(&mut self, idx: usize, inputs: impl IntoIterator<Item = usize>) {
+            let out = BTreeSet::from([OutputName::default()]);
+            let inputs = inputs
+                .into_iter()
+                .map(|input| (Self::path(input), out.clone()));
+            let derivation = Derivation {
+                input_derivations: inputs.collect(),
+                ..derivation()
+            };
+            self.derivations.insert(Self::path(idx), derivation.into());
+        }
+
+        fn hash(&mut self, idx: usize) -> Result<Arc<HashModulo>, Error> {
+            let path = Self::path(idx);
+            let derivation = Arc::clone(&self.derivations[&path]);
+            let mut hashes = HashModuloCache::new(StoreDir::default());
+            hashes.hash(&path, &derivation, &mut |path| -> Result<_, Error> {
+                *self.n_loads.entry(path.clone()).or_default() += 1;
+                Ok(Arc::clone(&self.derivations[path]))
+            })
+        }
+    }
+
+    #[test]
+    fn a_diamond_of_2_to_the_40_ways_is_walked_once() {
+        let mut graph = Graph::default();
+        graph.add(0, []);
+        graph.add(1, []);
+        for level in 1..=40 {
+            let below = [2 * level - 2, 2 * level - 1];
+            graph.add(2 * level, below);
+            graph.add(2 * level + 1, below);
+        }
+        graph.hash(80).unwrap();
+        assert_eq!(graph.n_loads.len(), 80);
+        assert!(graph.n_loads.values().all(|n_loads| *n_loads == 1));
+    }
+
+    #[test]
+    fn a_chain_of_20_000_derivations_does_not_exhaust_the_stack() {
+        let mut graph = Graph::default();
+        graph.add(0, []);
+        for idx in 1..20_000 {
+            graph.add(idx, [idx - 1]);
+        }
+        graph.hash(19_999).unwrap();
+    }
+
+    #[test]
+    fn a_derivation_may_have_50_000_inputs_and_5_000_outputs() {
+        let mut graph = Graph::default();
+        for idx in 1..=50_000 {
+            graph.add(idx, []);
+        }
+        graph.add(0, 1..=50_000);
+        let top = graph.derivations.get_mut(&Graph::path(0)).unwrap();
+        let output = top.outputs.values().next().unwrap().clone();
+        Arc::make_mut(top).outputs = (0..5_000)
+            .map(|idx| (format!("out{idx}").parse().unwrap(), output.clone()))
+            .collect();
+        assert_eq!(graph.hash(0).unwrap().outputs.len(), 5_000);
+    }
+
+    #[test]
+    fn a_cycle_is_reported_with_its_paths() {
+        let mut graph = Graph::default();
+        graph.add(0, [1]);
+        graph.add(1, [2]);
+        graph.add(2, [3]);
+        graph.add(3, [1]);
+        let paths = [1, 2, 3, 1].map(Graph::path).to_vec();
+        assert_eq!(graph.hash(0), Err(Error::DerivationCycle { paths }));
+        graph.add(0, [0]);
+        let paths = [0, 0].map(Graph::path).to_vec();
+        let error = graph.hash(0).unwrap_err();
+        assert_eq!(error, Error::DerivationCycle { paths });
+        assert!(
+            error
+                .to_string()
+                .ends_with(&format!("{0} -> {0}", Graph::path(0)))
+        );
+    }
+
+    #[test]
+    fn an_output_that_an_input_does_not_have_is_named() {
+        let mut graph = Graph::default();
+        graph.add(1, []);
+        graph.add(0, [1]);
+        let top = graph.derivations.get_mut(&Graph::path(0)).unwrap();
+        Arc::make_mut(top).input_derivations =
+            [(Graph::path(1), ["dvi".parse().unwrap()].into())].into();
+        let error = graph.hash(0).unwrap_err().to_string();
+        assert!(error.contains("wants output 'dvi'"), "{error}");
+    }
+
+    #[test]
+    fn what_a_fixed_output_is_made_with_is_not_even_loaded() {
+        let mut graph = Graph::default();
+        graph.add(1, [2]);
+        graph.add(0, [1]);
+        let fixed = graph.derivations.get_mut(&Graph::path(1)).unwrap();
+        Arc::make_mut(fixed).outputs = [(
+            OutputName::default(),
+            DerivationOutput::Fixed {
+                method: crate::IngestionMethod::Flat,
+                hash: Hash::digest(HashAlgorithm::Sha256, b""),
+                path: Graph::path(9),
+            },
+        )]
+        .into();
+        let hash = graph.hash(0).unwrap();
+        assert_eq!(hash.finality, Finality::Final);
+        assert_eq!(graph.n_loads, HashMap::from([(Graph::path(1), 1)]));
+        // Nor does it matter: other inputs of the same promise give the same hash.
+        let fixed = graph.derivations.get_mut(&Graph::path(1)).unwrap();
+        Arc::make_mut(fixed).input_derivations.clear();
+        assert_eq!(graph.hash(0), Ok(hash));
+    }
+
+    #[test]
+    fn a_derivation_below_a_floating_one_is_deferred() {
+        let mut graph = Graph::default();
+        graph.add(2, []);
+        graph.add(1, [2]);
+        graph.add(0, [1]);
+        assert_eq!(graph.hash(0).unwrap().finality, Finality::Final);
+        let floating = graph.derivations.get_mut(&Graph::path(2)).unwrap();
+        for output in Arc::make_mut(floating).outputs.values_mut() {
+            *output = DerivationOutput::Floating {
+                method: crate::IngestionMethod::Recursive,
+                algorithm: HashAlgorithm::Sha256,
+            };
+        }
+        assert_eq!(graph.hash(0).unwrap().finality, Finality::Deferred);
     }
 }

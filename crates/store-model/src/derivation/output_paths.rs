@@ -147,3 +147,177 @@ impl HashModuloCache {
         Ok(derivation.fill_output_paths(self)?)
     }
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use super::*;
+    use crate::derivation::tests::derivation;
+    use crate::{Hash, HashAlgorithm, IngestionMethod};
+
+    fn hashes() -> HashModuloCache {
+        HashModuloCache::new(StoreDir::default())
+    }
+
+    fn checked(derivation: &Derivation) -> Result<(), Error> {
+        derivation.check_output_paths(&mut hashes())
+    }
+
+    /// Returns a derivation `x` that passes the check, with outputs `dev` and `out`.
+    fn valid() -> Derivation {
+        let mut derivation = derivation();
+        derivation.fill_output_paths(&mut hashes()).unwrap();
+        checked(&derivation).unwrap();
+        derivation
+    }
+
+    fn fixed() -> Derivation {
+        let output = DerivationOutput::Fixed {
+            method: IngestionMethod::Flat,
+            hash: Hash::digest(HashAlgorithm::Sha256, b"hello"),
+            path: valid().outputs["out"].path().unwrap().clone(),
+        };
+        let mut derivation = Derivation {
+            outputs: [(OutputName::default(), output)].into(),
+            ..derivation()
+        };
+        derivation.fill_output_paths(&mut hashes()).unwrap();
+        checked(&derivation).unwrap();
+        derivation
+    }
+
+    /// The path of somebody else's program.
+    fn victim() -> StorePath {
+        "3kpanfwlka5vam0fiv8g1jyjd56l26jr-x".parse().unwrap()
+    }
+
+    #[test]
+    fn an_output_path_that_does_not_follow_from_the_derivation_is_refused() {
+        let mut derivation = valid();
+        let victim = StoreDir::default().print(&victim());
+        let real = derivation.outputs["out"].path().unwrap().clone();
+        derivation.outputs.insert(
+            OutputName::default(),
+            DerivationOutput::InputAddressed(self::victim()),
+        );
+        derivation.env.insert("out".into(), victim.clone().into());
+        assert_eq!(
+            checked(&derivation),
+            Err(Error::IncorrectOutputPath {
+                drv_name: "x".to_owned(),
+                actual: victim,
+                expected: StoreDir::default().print(&real),
+            })
+        );
+    }
+
+    #[test]
+    fn a_fixed_output_at_another_path_is_refused() {
+        let mut derivation = fixed();
+        for output in derivation.outputs.values_mut() {
+            if let DerivationOutput::Fixed { path, .. } = output {
+                *path = victim();
+            }
+        }
+        let error = checked(&derivation).unwrap_err();
+        assert!(
+            matches!(error, Error::IncorrectOutputPath { .. }),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_variable_that_names_another_path_than_the_output_is_refused() {
+        for derivation in [valid(), fixed()] {
+            let mut elsewhere = derivation.clone();
+            let victim = StoreDir::default().print(&victim());
+            elsewhere.env.insert("out".into(), victim.into());
+            let error = checked(&elsewhere).unwrap_err();
+            assert!(
+                matches!(error, Error::IncorrectOutputVariable { .. }),
+                "{error}"
+            );
+
+            let mut absent = derivation;
+            absent.env.remove(bstr::BStr::new("out"));
+            assert!(checked(&absent).is_err());
+        }
+    }
+
+    #[test]
+    fn a_derivation_under_another_name_is_refused() {
+        for derivation in [valid(), fixed()] {
+            let renamed = Derivation {
+                name: "hello".to_owned(),
+                ..derivation
+            };
+            let error = checked(&renamed).unwrap_err();
+            assert!(
+                matches!(error, Error::IncorrectOutputPath { .. }),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_output_more_or_less_is_refused() {
+        let mut more = valid();
+        more.outputs.insert(
+            "doc".parse().unwrap(),
+            DerivationOutput::InputAddressed(victim()),
+        );
+        assert!(checked(&more).is_err());
+        let mut less = valid();
+        less.outputs.remove("dev");
+        assert!(checked(&less).is_err());
+    }
+
+    #[test]
+    fn a_path_that_could_be_known_must_not_be_left_out() {
+        let mut derivation = valid();
+        for output in derivation.outputs.values_mut() {
+            *output = DerivationOutput::Deferred;
+        }
+        let error = checked(&derivation).unwrap_err();
+        assert!(
+            matches!(error, Error::IncorrectOutputPath { .. }),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_changed_variable_changes_the_path() {
+        let mut derivation = valid();
+        derivation.env.insert("x".into(), "other".into());
+        let error = checked(&derivation).unwrap_err();
+        assert!(
+            matches!(error, Error::IncorrectOutputPath { .. }),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn floating_outputs_get_placeholders_and_deferred_ones_nothing() {
+        let mut floating = derivation();
+        for output in floating.outputs.values_mut() {
+            *output = DerivationOutput::Floating {
+                method: IngestionMethod::Recursive,
+                algorithm: HashAlgorithm::Sha256,
+            };
+        }
+        let mut hashes = hashes();
+        floating.fill_output_paths(&mut hashes).unwrap();
+        assert_eq!(
+            floating.env[bstr::BStr::new("out")],
+            "/1rz4g4znpzjwh1xymhjpm42vipw92pr73vdgl6xs1hycac8kf2n9"
+        );
+        let path = floating.derivation_path(hashes.store_dir()).unwrap();
+        let mut load = |_: &StorePath| -> Result<_, Error> { Ok(floating.clone().into()) };
+        let mut above = derivation();
+        above.input_derivations = [(path, [OutputName::default()].into())].into();
+        hashes.fill_output_paths(&mut above, &mut load).unwrap();
+        assert_eq!(above.outputs["out"], DerivationOutput::Deferred);
+        assert_eq!(above.env[bstr::BStr::new("out")], "");
+        assert_eq!(hashes.check_output_paths(&above, &mut load), Ok(()));
+    }
+}

@@ -304,3 +304,182 @@ fn malformed(position: usize, reason: impl Into<String>) -> Error {
         reason: reason.into(),
     }
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::derivation::tests::any_derivation;
+
+    /// A small derivation with every part: two kinds of input, escapes, bytes that are no text.
+    const SMALL: &[u8] = b"Derive([\
+        (\"dev\",\"/nix/store/xs37bg88p8b98qhn77059kcck4sxmxpm-lib-dev\",\"\",\"\"),\
+        (\"out\",\"/nix/store/d3p8sj88z8slb7xkhqzpbq0p33kzca41-lib\",\"\",\"\")],[\
+        (\"/nix/store/2cm9nkywyymkd6mw5nyzkp079v5im4s3-src.drv\",[\"dev\",\"out\"]),\
+        (\"/nix/store/va30ri3im2j4fm42n6sjh7i6y29k2phx-src.drv\",[])],[\
+        \"/nix/store/2qgpd47jrm1g5pyj4s1dacj3hnkrfzvw-a\",\
+        \"/nix/store/d3p8sj88z8slb7xkhqzpbq0p33kzca41-b\"],\
+        \"x86_64-linux\",\"/b\\\\\\\"\",[\"\\n\",\"\xe9\"],[\
+        (\"\",\"\\r\"),(\"a\",\"\xff\\t\")])";
+
+    fn parse(bytes: &[u8]) -> Result<Derivation, Error> {
+        Derivation::parse(bytes, "lib", &StoreDir::default())
+    }
+
+    /// Returns the small derivation with `from` replaced by `to`, once.
+    fn changed(from: &str, to: &str) -> Vec<u8> {
+        let start = memchr::memmem::find(SMALL, from.as_bytes()).unwrap();
+        [&SMALL[..start], to.as_bytes(), &SMALL[start + from.len()..]].concat()
+    }
+
+    fn with_output(output: &str) -> Vec<u8> {
+        format!(r#"Derive([{output}],[],[],"","",[],[])"#).into_bytes()
+    }
+
+    #[test]
+    fn bytes_that_are_not_text_survive() {
+        let derivation = parse(SMALL).unwrap();
+        assert_eq!(derivation.args, [BString::from("\n"), b"\xe9".into()]);
+        assert_eq!(derivation.env[b"a".as_bstr()], b"\xff\t");
+        assert_eq!(derivation.builder, "/b\\\"");
+        assert_eq!(derivation.to_aterm(&StoreDir::default()).as_bstr(), SMALL);
+    }
+
+    #[test]
+    fn every_prefix_of_a_derivation_is_refused() {
+        for len in 0..SMALL.len() {
+            assert!(parse(&SMALL[..len]).is_err(), "cut to {len} bytes");
+        }
+    }
+
+    #[test]
+    fn every_single_byte_mutation_is_refused_or_printed_as_it_was_and_never_panics() {
+        let store_dir = StoreDir::default();
+        let mut mutated = SMALL.to_vec();
+        for position in 0..SMALL.len() {
+            for byte in 0..=u8::MAX {
+                mutated[position] = byte;
+                if let Ok(derivation) = parse(&mutated) {
+                    assert_eq!(derivation.to_aterm(&store_dir).as_bstr(), mutated.as_bstr());
+                }
+            }
+            mutated[position] = SMALL[position];
+        }
+    }
+
+    #[test]
+    fn an_error_tells_the_offset_of_the_byte_that_it_is_about() {
+        let position = |bytes: &[u8]| match parse(bytes) {
+            Err(Error::Derivation { position, .. }) => position,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(position(b"Derive[]"), 0);
+        assert_eq!(position(&[SMALL, b"\n"].concat()), SMALL.len());
+        assert_eq!(position(b"Derive([(\"out"), 13);
+        let raw_line_feed = changed("\\\\\\\"", "b\n");
+        let expected = raw_line_feed
+            .iter()
+            .position(|byte| *byte == b'\n')
+            .unwrap();
+        assert_eq!(position(&raw_line_feed), expected);
+        let unsorted = changed("dev\",\"out\"", "out\",\"dev\"");
+        let expected = memchr::memmem::find(&unsorted, b"\"dev\"])").unwrap();
+        assert_eq!(position(&unsorted), expected);
+    }
+
+    #[test]
+    fn what_would_print_differently_is_refused() {
+        for (from, to) in [
+            ("(\"dev\",", "(\"out\","),
+            ("(\"out\",", "(\"dev\","),
+            ("\"dev\",\"out\"]", "\"out\",\"dev\"]"),
+            ("\"dev\",\"out\"]", "\"out\",\"out\"]"),
+            ("va30", "1a30"),
+            ("2qgp", "zqgp"),
+            ("(\"a\"", "(\"\""),
+            ("\\r", "\\a"),
+            ("\\r", "\r"),
+            ("\\t", "\t"),
+            ("\\n", "\n"),
+            ("x86_64-linux", "x86_64\\tlinux"),
+            ("-src.drv", "-src"),
+            ("Derive(", "Derive( "),
+            ("Derive(", "derive("),
+            (",[]", ",()"),
+            ("/nix/store/2", "/gnu/store/2"),
+            ("/nix/store/2", "/nix/store//2"),
+        ] {
+            assert!(parse(&changed(from, to)).is_err(), "{from} -> {to}");
+        }
+        assert!(parse(&[SMALL, b" "].concat()).is_err());
+        assert!(parse(&[SMALL, SMALL].concat()).is_err());
+    }
+
+    #[test]
+    fn outputs_of_every_kind_are_told_apart() {
+        let zeros = "0".repeat(64);
+        let path = "/nix/store/2qgpd47jrm1g5pyj4s1dacj3hnkrfzvw-lib";
+        for output in [
+            format!(r#"("out","{path}","","")"#),
+            r#"("out","","","")"#.to_owned(),
+            r#"("out","","sha1","")"#.to_owned(),
+            r#"("out","","r:sha256","")"#.to_owned(),
+            r#"("out","","text:sha256","")"#.to_owned(),
+            r#"("dev","","r:sha256",""),("out","","r:sha256","")"#.to_owned(),
+            format!(r#"("out","{path}","sha256","{zeros}")"#),
+            format!(r#"("out","{path}","r:sha256","{zeros}")"#),
+        ] {
+            let bytes = with_output(&output);
+            let derivation = parse(&bytes).unwrap_or_else(|error| panic!("{output}: {error}"));
+            assert_eq!(
+                derivation.to_aterm(&StoreDir::default()).as_bstr(),
+                bytes.as_bstr()
+            );
+        }
+        for output in [
+            String::new(),
+            format!(r#"("out","{path}","","{zeros}")"#),
+            format!(r#"("out","","","{zeros}")"#),
+            format!(r#"("out","","sha256","{zeros}")"#),
+            format!(r#"("out","{path}","sha256","")"#),
+            format!(r#"("out","{path}","sha1","{zeros}")"#),
+            format!(r#"("out","{path}","sha256","{}")"#, "A".repeat(64)),
+            format!(r#"("out","{path}","sha256","{}")"#, "0".repeat(52)),
+            format!(r#"("out","{path}","sha3","{zeros}")"#),
+            format!(r#"("out","{path}","r:r:sha256","{zeros}")"#),
+            format!(r#"("dev","{path}","sha256","{zeros}")"#),
+            r#"("out","","r:sha256","impure")"#.to_owned(),
+            r#"("dev","","sha1",""),("out","","r:sha256","")"#.to_owned(),
+            format!(r#"("dev","","",""),("out","{path}","","")"#),
+            r#"("..","","","")"#.to_owned(),
+            r#"("a/b","","","")"#.to_owned(),
+            r#"("","","","")"#.to_owned(),
+        ] {
+            assert!(parse(&with_output(&output)).is_err(), "{output}");
+        }
+    }
+
+    #[test]
+    fn deep_nesting_is_refused_without_recursion() {
+        for opening in [
+            "Derive(",
+            "DrvWithVersion(",
+            "[",
+            "(",
+            "Derive([(",
+            "DrvWithVersion(\"\",",
+        ] {
+            assert!(parse(opening.repeat(1_000_000).as_bytes()).is_err());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn parsing_undoes_printing(derivation in any_derivation()) {
+            let aterm = derivation.to_aterm(&StoreDir::default());
+            prop_assert_eq!(parse(&aterm), Ok(derivation));
+        }
+    }
+}

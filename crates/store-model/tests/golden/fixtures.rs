@@ -19,7 +19,12 @@ pub(crate) fn fixture(relative: &str) -> PathBuf {
 
 /// Returns the files of a fixture directory whose names end in `suffix`, sorted, by name.
 pub(crate) fn files(relative: &str, suffix: &str) -> Vec<(String, Vec<u8>)> {
-    let mut files: Vec<(String, Vec<u8>)> = fs::read_dir(fixture(relative))
+    files_in(&fixture(relative), suffix)
+}
+
+/// Returns the files of any directory whose names end in `suffix`, sorted, by name.
+pub(crate) fn files_in(directory: &Path, suffix: &str) -> Vec<(String, Vec<u8>)> {
+    let mut files: Vec<(String, Vec<u8>)> = fs::read_dir(directory)
         .expect("a fixture directory can be listed")
         .map(|entry| entry.expect("a fixture directory can be listed").path())
         .map(|path| {
@@ -30,6 +35,10 @@ pub(crate) fn files(relative: &str, suffix: &str) -> Vec<(String, Vec<u8>)> {
         .filter(|(name, _)| name.ends_with(suffix))
         .collect();
     files.sort();
-    assert!(!files.is_empty(), "no '{suffix}' files in {relative}");
+    assert!(
+        !files.is_empty(),
+        "no '{suffix}' files in {}",
+        directory.display()
+    );
     files
 }

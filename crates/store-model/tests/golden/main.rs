@@ -5,5 +5,8 @@
 
 mod archives;
 mod derivations;
+mod equal_inputs;
 mod fixtures;
+mod floating;
 mod graphs;
+mod json;
