@@ -253,7 +253,8 @@ fn the_configuration_is_shown_with_where_each_value_comes_from() {
     let conf = store.dir().join("conf/nix.conf");
     assert!(line("max-jobs").contains('2'));
     assert!(line("max-jobs").contains(&*conf.to_string_lossy()));
-    assert!(line("sandbox-fallback").contains("false"));
+    assert!(line("sandbox-build-dir").contains("/build"));
+    assert!(line("sandbox-build-dir").contains("default"));
     // Old names are accepted, and set the option of today.
     let renamed = store
         .goalctl(["config", "show", "max-jobs"])
@@ -282,7 +283,7 @@ fn a_goals_file_is_built_by_name_and_its_derivations_are_those_that_nix_reads() 
 
             [goal.high]
             sources = { tools = "tools" }
-            args = ["-ec", "${source:tools}/bin/cat ${goal.low} > $out"]
+            args = ["-ec", "${source:tools}/bin/cat ${low} > $out"]
             "#,
         )
         .expect("a fresh file can be written");

@@ -50,8 +50,12 @@ fn build() -> PathBuf {
     if directory.ends_with("release") {
         cargo.arg("--release");
     }
-    let status = cargo.status().expect("cargo can be run");
-    assert!(status.success(), "goalctl could not be built: {status}");
+    let output = cargo.output().expect("cargo can be run");
+    assert!(
+        output.status.success(),
+        "goalctl could not be built:\n{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     directory.join("goalctl")
 }
 
