@@ -16,39 +16,73 @@ use crate::exit_status;
     arg_required_else_help = true,
     disable_help_subcommand = true
 )]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// What holds for every command.
     #[command(flatten)]
-    pub global: GlobalArguments,
+    pub(crate) global: GlobalArguments,
+    /// Options before the command.
+    #[command(flatten)]
+    pub(crate) options: OptionArguments,
     /// What to do.
     #[command(subcommand)]
-    pub command: Command,
+    pub(crate) command: Command,
 }
 
-/// What holds for every command.
+/// Options of the configuration.
+///
+/// They stand at the top and in every command that has settings, and are no global flag: of those
+/// clap forgets what stood before the command if anything stands after it.
 #[derive(Debug, Args)]
-pub struct GlobalArguments {
-    /// Work on the store at ROOT/nix/store, with its state at ROOT/nix/var/nix
-    #[arg(long, global = true, value_name = "ROOT")]
-    pub store: Option<PathBuf>,
+pub(crate) struct OptionArguments {
     /// Set an option of nix.conf, over every file
     #[arg(
         long,
-        global = true,
         num_args = 2,
         value_names = ["NAME", "VALUE"],
         action = ArgAction::Append,
         allow_hyphen_values = true
     )]
-    pub option: Vec<String>,
+    pub(crate) option: Vec<String>,
+}
+
+impl Arguments {
+    /// Returns the words after every `--option`, two for each, in the order of the command line.
+    #[must_use]
+    pub(crate) fn typed_options(&self) -> Vec<String> {
+        let after = match &self.command {
+            Command::Build(arguments) => Some(&arguments.options),
+            Command::Add(arguments) => Some(&arguments.options),
+            Command::Instantiate(arguments) => Some(&arguments.options),
+            Command::Show(arguments) => Some(&arguments.options),
+            Command::PathInfo(arguments) => Some(&arguments.options),
+            Command::Query(arguments) => Some(&arguments.options),
+            Command::Log(arguments) => Some(&arguments.options),
+            Command::Config(arguments) => {
+                let ConfigAction::Show { options, .. } = &arguments.action;
+                Some(options)
+            }
+            Command::Nar(_) => None,
+        };
+        let before = self.options.option.iter();
+        let after = after.into_iter().flat_map(|options| &options.option);
+        before.chain(after).cloned().collect()
+    }
+}
+
+/// What holds for every command.
+#[derive(Debug, Args)]
+pub(crate) struct GlobalArguments {
+    /// Work on the store at ROOT/nix/store, with its state at ROOT/nix/var/nix
+    #[arg(long, global = true, value_name = "ROOT")]
+    pub(crate) store: Option<PathBuf>,
     /// Say more on standard error; may be given three times
     #[arg(short, long, global = true, action = ArgAction::Count)]
-    pub verbose: u8,
+    pub(crate) verbose: u8,
 }
 
 /// What to do.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Build derivations, and print the paths of their outputs
     Build(BuildArguments),
     /// Copy files or directories into the store, and print their paths
@@ -76,125 +110,143 @@ pub enum Command {
     clippy::struct_excessive_bools,
     reason = "each is one independent switch of the command line"
 )]
-pub struct BuildArguments {
+pub(crate) struct BuildArguments {
     /// DRV, DRV^out,dev, DRV!out, a store path, goals.toml, or goals.toml#NAME
     #[arg(required = true, value_name = "X")]
-    pub wanted: Vec<String>,
+    pub(crate) wanted: Vec<String>,
     /// Local builds at once; 'auto' for one each core
     #[arg(short = 'j', long, value_name = "N", allow_hyphen_values = true)]
-    pub max_jobs: Option<String>,
+    pub(crate) max_jobs: Option<String>,
     /// Cores for each builder; 0 for all
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
-    pub cores: Option<String>,
+    pub(crate) cores: Option<String>,
     /// Go on with other goals after a failure
     #[arg(short, long)]
-    pub keep_going: bool,
+    pub(crate) keep_going: bool,
     /// Keep the build directory of a failed build
     #[arg(short = 'K', long)]
-    pub keep_failed: bool,
+    pub(crate) keep_failed: bool,
     /// Build what could not be downloaded
     #[arg(long)]
-    pub fallback: bool,
+    pub(crate) fallback: bool,
     /// Kill a builder after this many seconds; 0 for never
     #[arg(long, value_name = "SECONDS", allow_hyphen_values = true)]
-    pub timeout: Option<String>,
+    pub(crate) timeout: Option<String>,
     /// Kill a builder that has been silent for this many seconds; 0 for never
     #[arg(long, value_name = "SECONDS", allow_hyphen_values = true)]
-    pub max_silent_time: Option<String>,
+    pub(crate) max_silent_time: Option<String>,
     /// Make a link to the first output; further ones get a suffix
     #[arg(short, long, value_name = "LINK")]
-    pub out_link: Option<PathBuf>,
+    pub(crate) out_link: Option<PathBuf>,
     /// Host paths that builders see, such as '/usr /bin/sh=/opt/busybox'
     #[arg(long, value_name = "PATHS", conflicts_with = "extra_sandbox_paths")]
-    pub sandbox_paths: Option<String>,
+    pub(crate) sandbox_paths: Option<String>,
     /// Host paths that builders see besides those of the configuration
     #[arg(long, value_name = "PATHS")]
-    pub extra_sandbox_paths: Option<String>,
+    pub(crate) extra_sandbox_paths: Option<String>,
     /// Print what would be built, and build nothing
     #[arg(long)]
-    pub dry_run: bool,
+    pub(crate) dry_run: bool,
     /// Print what builders write also on a terminal
     #[arg(short = 'L', long)]
-    pub print_build_logs: bool,
+    pub(crate) print_build_logs: bool,
     /// Print events and the report as JSON lines on standard output, and no paths
     #[arg(long)]
-    pub json: bool,
+    pub(crate) json: bool,
+    /// Options of the configuration.
+    #[command(flatten)]
+    pub(crate) options: OptionArguments,
 }
 
 /// `add`.
 #[derive(Debug, Args)]
-pub struct AddArguments {
+pub(crate) struct AddArguments {
     /// Files or directories; a FILE.drv is added as the derivation that it holds
     #[arg(required = true, value_name = "FILE")]
-    pub files: Vec<PathBuf>,
+    pub(crate) files: Vec<PathBuf>,
     /// The name in the store, instead of the file's own
     #[arg(long)]
-    pub name: Option<String>,
+    pub(crate) name: Option<String>,
     /// Address a single file by its plain bytes
     #[arg(long)]
-    pub flat: bool,
+    pub(crate) flat: bool,
     /// The hash function: md5, sha1, sha256 or sha512
     #[arg(long, value_name = "ALGORITHM", default_value = "sha256")]
-    pub hash: String,
+    pub(crate) hash: String,
     /// Print JSON
     #[arg(long)]
-    pub json: bool,
+    pub(crate) json: bool,
+    /// Options of the configuration.
+    #[command(flatten)]
+    pub(crate) options: OptionArguments,
 }
 
 /// `instantiate`.
 #[derive(Debug, Args)]
-pub struct InstantiateArguments {
+pub(crate) struct InstantiateArguments {
     /// goals.toml, or goals.toml#NAME for a single goal
     #[arg(required = true, value_name = "FILE")]
-    pub files: Vec<String>,
+    pub(crate) files: Vec<String>,
     /// Print JSON
     #[arg(long)]
-    pub json: bool,
+    pub(crate) json: bool,
+    /// Options of the configuration.
+    #[command(flatten)]
+    pub(crate) options: OptionArguments,
 }
 
 /// `show`.
 #[derive(Debug, Args)]
-pub struct ShowArguments {
+pub(crate) struct ShowArguments {
     /// Derivations, outputs of valid derivations, or goals.toml
     #[arg(required = true, value_name = "DRV")]
-    pub paths: Vec<String>,
+    pub(crate) paths: Vec<String>,
     /// Also print every derivation that these need
     #[arg(short, long)]
-    pub recursive: bool,
+    pub(crate) recursive: bool,
     /// Accepted for symmetry; the output is always JSON
     #[arg(long)]
-    pub json: bool,
+    pub(crate) json: bool,
+    /// Options of the configuration.
+    #[command(flatten)]
+    pub(crate) options: OptionArguments,
 }
 
 /// `path-info`.
 #[derive(Debug, Args)]
-pub struct PathInfoArguments {
+pub(crate) struct PathInfoArguments {
     /// Paths
     #[arg(required_unless_present = "all", value_name = "PATH")]
-    pub paths: Vec<String>,
+    pub(crate) paths: Vec<String>,
     /// Also print everything that these refer to
     #[arg(short, long)]
-    pub recursive: bool,
+    pub(crate) recursive: bool,
     /// Print every valid path
     #[arg(long, conflicts_with = "paths")]
-    pub all: bool,
+    pub(crate) all: bool,
     /// Print JSON, as 'nix path-info' does
     #[arg(long)]
-    pub json: bool,
+    pub(crate) json: bool,
+    /// Options of the configuration.
+    #[command(flatten)]
+    pub(crate) options: OptionArguments,
 }
 
 /// `query`.
 #[derive(Debug, Args)]
-pub struct QueryArguments {
+pub(crate) struct QueryArguments {
     /// The question.
     #[command(flatten)]
-    pub question: Question,
+    pub(crate) question: Question,
     /// Paths
     #[arg(required = true, value_name = "PATH")]
-    pub paths: Vec<String>,
+    pub(crate) paths: Vec<String>,
     /// Print JSON
     #[arg(long)]
-    pub json: bool,
+    pub(crate) json: bool,
+    /// Options of the configuration.
+    #[command(flatten)]
+    pub(crate) options: OptionArguments,
 }
 
 /// What `query` can answer.
@@ -204,52 +256,55 @@ pub struct QueryArguments {
     clippy::struct_excessive_bools,
     reason = "exactly one of them is given; clap makes sure of it"
 )]
-pub struct Question {
+pub(crate) struct Question {
     /// What the path refers to
     #[arg(long)]
-    pub references: bool,
+    pub(crate) references: bool,
     /// What refers to the path
     #[arg(long)]
-    pub referrers: bool,
+    pub(crate) referrers: bool,
     /// The path and everything that it needs
     #[arg(short = 'R', long)]
-    pub requisites: bool,
+    pub(crate) requisites: bool,
     /// The derivation that the path was made by
     #[arg(short, long)]
-    pub deriver: bool,
+    pub(crate) deriver: bool,
     /// The outputs of a derivation
     #[arg(long)]
-    pub outputs: bool,
+    pub(crate) outputs: bool,
     /// The path and everything that it needs, as a tree
     #[arg(long)]
-    pub tree: bool,
+    pub(crate) tree: bool,
     /// The hash of the path's contents
     #[arg(long)]
-    pub hash: bool,
+    pub(crate) hash: bool,
     /// The size of the path's contents in bytes
     #[arg(long)]
-    pub size: bool,
+    pub(crate) size: bool,
 }
 
 /// `log`.
 #[derive(Debug, Args)]
-pub struct LogArguments {
+pub(crate) struct LogArguments {
     /// Derivations, or outputs of valid derivations
     #[arg(required = true, value_name = "PATH")]
-    pub paths: Vec<String>,
+    pub(crate) paths: Vec<String>,
+    /// Options of the configuration.
+    #[command(flatten)]
+    pub(crate) options: OptionArguments,
 }
 
 /// `nar`.
 #[derive(Debug, Args)]
-pub struct NarArguments {
+pub(crate) struct NarArguments {
     /// What to do with the archive.
     #[command(subcommand)]
-    pub action: NarAction,
+    pub(crate) action: NarAction,
 }
 
 /// What can be done with an archive.
 #[derive(Debug, Subcommand)]
-pub enum NarAction {
+pub(crate) enum NarAction {
     /// Write the archive of a file or directory to standard output
     Dump {
         /// The file or directory
@@ -272,15 +327,15 @@ pub enum NarAction {
 
 /// `config`.
 #[derive(Debug, Args)]
-pub struct ConfigArguments {
+pub(crate) struct ConfigArguments {
     /// What to do with the configuration.
     #[command(subcommand)]
-    pub action: ConfigAction,
+    pub(crate) action: ConfigAction,
 }
 
 /// What can be done with the configuration.
 #[derive(Debug, Subcommand)]
-pub enum ConfigAction {
+pub(crate) enum ConfigAction {
     /// Print every option with its value, its default, and where the value comes from
     Show {
         /// Only these options, by any of their names
@@ -289,6 +344,9 @@ pub enum ConfigAction {
         /// Print JSON
         #[arg(long)]
         json: bool,
+        /// Options of the configuration.
+        #[command(flatten)]
+        options: OptionArguments,
     },
 }
 
@@ -309,7 +367,7 @@ mod tests {
             "goalctl", "--option", "cores", "1", "build", "x.drv", "--store", "/r", "--option",
             "timeout", "-1", "-vv", "-j", "0",
         ]);
-        assert_eq!(arguments.global.option, ["cores", "1", "timeout", "-1"]);
+        assert_eq!(arguments.typed_options(), ["cores", "1", "timeout", "-1"]);
         assert_eq!(arguments.global.store, Some(PathBuf::from("/r")));
         assert_eq!(arguments.global.verbose, 2);
         assert!(matches!(

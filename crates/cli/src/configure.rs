@@ -18,7 +18,7 @@ const MAX_INCLUDE_DEPTH: usize = 32;
 ///
 /// # Errors
 /// A file cannot be read, or says something that is wrong.
-pub fn read_files(environment: &Environment, defaults: Settings) -> Result<Configuration> {
+pub(crate) fn read_files(environment: &Environment, defaults: Settings) -> Result<Configuration> {
     let mut configuration = Configuration::new(defaults);
     for file in configuration_files(environment) {
         include(&mut configuration, &file, Presence::Optional, 0)?;
@@ -35,7 +35,7 @@ pub fn read_files(environment: &Environment, defaults: Settings) -> Result<Confi
 
 /// Turns the words after `--option`, two for each, into assignments.
 #[must_use]
-pub fn typed_options(words: &[String]) -> Vec<Assignment> {
+pub(crate) fn typed_options(words: &[String]) -> Vec<Assignment> {
     words
         .chunks_exact(2)
         .map(|pair| typed(&pair[0], &pair[1]))
@@ -44,7 +44,7 @@ pub fn typed_options(words: &[String]) -> Vec<Assignment> {
 
 /// Makes an assignment of a flag.
 #[must_use]
-pub fn typed(name: &str, value: &str) -> Assignment {
+pub(crate) fn typed(name: &str, value: &str) -> Assignment {
     Assignment {
         name: name.to_owned(),
         value: value.to_owned(),

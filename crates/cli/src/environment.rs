@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use bstr::BString;
@@ -10,7 +10,7 @@ use bstr::BString;
 /// A snapshot of the environment. Nothing after start-up looks at the real one, so that every rule
 /// about it can be tested.
 #[derive(Debug, Clone, Default)]
-pub struct Environment {
+pub(crate) struct Environment {
     variables: BTreeMap<OsString, OsString>,
     current_dir: PathBuf,
 }
@@ -18,7 +18,7 @@ pub struct Environment {
 impl Environment {
     /// Takes the snapshot of this process.
     #[must_use]
-    pub fn of_this_process() -> Self {
+    pub(crate) fn of_this_process() -> Self {
         Self {
             variables: std::env::vars_os().collect(),
             // A directory that is gone makes relative paths fail one by one, with their names.
@@ -28,38 +28,37 @@ impl Environment {
 
     /// Returns a variable; one that is set to nothing counts as unset.
     #[must_use]
-    pub fn get(&self, name: &str) -> Option<&OsStr> {
+    pub(crate) fn get(&self, name: &str) -> Option<&OsStr> {
         self.variables
             .get(OsStr::new(name))
             .map(OsString::as_os_str)
             .filter(|value| !value.is_empty())
     }
 
-    /// Returns all variables as bytes.
+    /// Returns a variable that names a path.
     #[must_use]
-    pub fn to_bytes(&self) -> BTreeMap<BString, BString> {
+    pub(crate) fn path(&self, name: &str) -> Option<PathBuf> {
+        self.get(name).map(PathBuf::from)
+    }
+
+    /// Returns all variables as bytes, for builders that may see some of them.
+    pub(crate) fn to_bytes(&self) -> BTreeMap<BString, BString> {
         self.variables
             .iter()
             .map(|(name, value)| (name.as_bytes().into(), value.as_bytes().into()))
             .collect()
     }
 
-    /// Returns a variable that names a path.
-    #[must_use]
-    pub fn path(&self, name: &str) -> Option<PathBuf> {
-        self.get(name).map(PathBuf::from)
-    }
-
     /// Returns a path that is absolute, seen from the directory of the start.
     #[must_use]
-    pub fn absolute(&self, path: &Path) -> PathBuf {
+    pub(crate) fn absolute(&self, path: &Path) -> PathBuf {
         self.current_dir.join(path)
     }
 
     /// Returns a directory of the XDG base directory specification, which knows absolute paths
     /// only; `fallback` is relative to the home directory.
     #[must_use]
-    pub fn xdg_dir(&self, name: &str, fallback: &str) -> Option<PathBuf> {
+    pub(crate) fn xdg_dir(&self, name: &str, fallback: &str) -> Option<PathBuf> {
         self.path(name)
             .filter(|path| path.is_absolute())
             .or_else(|| {
@@ -72,7 +71,7 @@ impl Environment {
     /// Returns a snapshot of these variables, in the root directory.
     #[cfg(test)]
     #[must_use]
-    pub fn of(variables: &[(&str, &str)]) -> Self {
+    pub(crate) fn of(variables: &[(&str, &str)]) -> Self {
         Self {
             variables: variables
                 .iter()

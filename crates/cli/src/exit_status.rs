@@ -6,7 +6,7 @@ use nix::sys::signal::Signal;
 
 /// How the process ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ExitStatus {
+pub(crate) enum ExitStatus {
     /// Everything was brought about.
     Success,
     /// Anything that has no number of its own: bad arguments, a store that cannot be used, an
@@ -21,7 +21,7 @@ pub enum ExitStatus {
 }
 
 /// The part of the help text that lists the statuses.
-pub const HELP: &str = "\
+pub(crate) const HELP: &str = "\
 Exit status:
   0         everything was brought about
   1         anything not listed here: bad arguments, a store that cannot be used, an output
@@ -37,7 +37,7 @@ Exit status:
 impl ExitStatus {
     /// Wraps the status of a build report: 0, 1, or a mask from 100 on.
     #[must_use]
-    pub fn from_report(status: u8) -> Self {
+    pub(crate) fn from_report(status: u8) -> Self {
         match status {
             0 => Self::Success,
             1 => Self::Failure,
@@ -47,7 +47,7 @@ impl ExitStatus {
 
     /// Returns the number that the parent process sees.
     #[must_use]
-    pub fn number(self) -> u8 {
+    pub(crate) fn number(self) -> u8 {
         match self {
             Self::Success => 0,
             Self::Failure => 1,

@@ -16,7 +16,7 @@ use crate::render::sanitise::sanitise;
 
 /// A failure on its way to standard error.
 #[derive(Debug)]
-pub struct Failure {
+pub(crate) struct Failure {
     status: ExitStatus,
     /// `None` if everything has been said already.
     error: Option<Box<dyn StdError + Send + Sync>>,
@@ -24,12 +24,12 @@ pub struct Failure {
 }
 
 /// What a command returns.
-pub type Result<T> = std::result::Result<T, Failure>;
+pub(crate) type Result<T> = std::result::Result<T, Failure>;
 
 /// Something that failed while a file was read or written.
 #[derive(Debug, thiserror::Error)]
 #[error("{doing} '{}'", path.display())]
-pub struct FileError {
+pub(crate) struct FileError {
     doing: &'static str,
     path: PathBuf,
     #[source]
@@ -43,7 +43,7 @@ struct Message(String);
 
 impl Failure {
     /// Wraps an error that ends the command with status 1.
-    pub fn new(error: impl StdError + Send + Sync + 'static) -> Self {
+    pub(crate) fn new(error: impl StdError + Send + Sync + 'static) -> Self {
         Self {
             status: ExitStatus::Failure,
             error: Some(Box::new(error)),
@@ -52,12 +52,12 @@ impl Failure {
     }
 
     /// Says one thing that went wrong.
-    pub fn message(message: impl Into<String>) -> Self {
+    pub(crate) fn message(message: impl Into<String>) -> Self {
         Self::new(Message(message.into()))
     }
 
     /// Says that `doing` (such as "reading") failed on a file.
-    pub fn file(doing: &'static str, path: &Path, source: io::Error) -> Self {
+    pub(crate) fn file(doing: &'static str, path: &Path, source: io::Error) -> Self {
         Self::new(FileError {
             doing,
             path: path.to_owned(),
@@ -66,7 +66,7 @@ impl Failure {
     }
 
     /// Says that standard output could not be written.
-    pub fn stdout(source: &io::Error) -> Self {
+    pub(crate) fn stdout(source: &io::Error) -> Self {
         if source.kind() == io::ErrorKind::BrokenPipe {
             return Self::silent(ExitStatus::OutputClosed);
         }
@@ -74,7 +74,7 @@ impl Failure {
     }
 
     /// Ends the command with this status; everything has been said already.
-    pub fn silent(status: ExitStatus) -> Self {
+    pub(crate) fn silent(status: ExitStatus) -> Self {
         Self {
             status,
             error: None,
@@ -83,7 +83,7 @@ impl Failure {
     }
 
     /// Says that a signal ended the work.
-    pub fn interrupted(signal: Signal) -> Self {
+    pub(crate) fn interrupted(signal: Signal) -> Self {
         let word = if signal == Signal::SIGINT {
             "interrupted by the user"
         } else {
@@ -97,28 +97,22 @@ impl Failure {
 
     /// Adds what the user can do.
     #[must_use]
-    pub fn advise(self, advice: impl Into<String>) -> Self {
+    pub(crate) fn advise(self, advice: impl Into<String>) -> Self {
         Self {
             advice: Some(advice.into()),
             ..self
         }
     }
 
-    /// Ends the process with another status than 1.
-    #[must_use]
-    pub fn with_status(self, status: ExitStatus) -> Self {
-        Self { status, ..self }
-    }
-
     /// Returns the status that the process ends with.
     #[must_use]
-    pub fn status(&self) -> ExitStatus {
+    pub(crate) fn status(&self) -> ExitStatus {
         self.status
     }
 
     /// Returns the signal that ended the work, if one did.
     #[must_use]
-    pub fn signal(&self) -> Option<Signal> {
+    pub(crate) fn signal(&self) -> Option<Signal> {
         match self.status {
             ExitStatus::Interrupted(signal) => Some(signal),
             ExitStatus::Success
@@ -130,7 +124,7 @@ impl Failure {
 
     /// Returns the lines for standard error; nothing if everything has been said already.
     #[must_use]
-    pub fn render(&self, style: Style) -> String {
+    pub(crate) fn render(&self, style: Style) -> String {
         let Some(error) = &self.error else {
             return String::new();
         };

@@ -11,11 +11,11 @@ use crate::exit_status::ExitStatus;
 use crate::failure::{Failure, Result};
 
 /// How long everything may take to be cleaned up after a signal (SPEC A11).
-pub const CLEAN_UP_TIME: Duration = Duration::from_secs(2);
+pub(crate) const CLEAN_UP_TIME: Duration = Duration::from_secs(2);
 
 /// The signals, from now on.
 #[derive(Debug)]
-pub struct Interrupts {
+pub(crate) struct Interrupts {
     interrupt: tokio::signal::unix::Signal,
     terminate: tokio::signal::unix::Signal,
     hang_up: tokio::signal::unix::Signal,
@@ -26,7 +26,7 @@ impl Interrupts {
     ///
     /// # Errors
     /// The kernel refuses.
-    pub fn listen() -> Result<Self> {
+    pub(crate) fn listen() -> Result<Self> {
         let listen = |kind| signal(kind).map_err(|error: io::Error| cannot_listen(&error));
         Ok(Self {
             interrupt: listen(SignalKind::interrupt())?,
@@ -36,7 +36,7 @@ impl Interrupts {
     }
 
     /// Waits for the next signal.
-    pub async fn next(&mut self) -> Signal {
+    pub(crate) async fn next(&mut self) -> Signal {
         tokio::select! {
             _ = self.interrupt.recv() => Signal::SIGINT,
             _ = self.terminate.recv() => Signal::SIGTERM,
@@ -48,7 +48,7 @@ impl Interrupts {
     ///
     /// # Errors
     /// The work's own, or [`Failure::interrupted`].
-    pub async fn unless<T>(&mut self, work: impl Future<Output = Result<T>>) -> Result<T> {
+    pub(crate) async fn unless<T>(&mut self, work: impl Future<Output = Result<T>>) -> Result<T> {
         tokio::select! {
             // Work that is done counts, even if a signal came at the same moment.
             biased;
@@ -59,7 +59,7 @@ impl Interrupts {
 
     /// Waits for everything to be cleaned up after `first`; a second signal, or the end of
     /// [`CLEAN_UP_TIME`], ends the process at once.
-    pub async fn clean_up(&mut self, first: Signal, work: impl Future<Output = ()>) {
+    pub(crate) async fn clean_up(&mut self, first: Signal, work: impl Future<Output = ()>) {
         tokio::select! {
             biased;
             () = work => {}

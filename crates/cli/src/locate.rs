@@ -14,7 +14,7 @@ use crate::failure::{Failure, Result};
 
 /// Whether this machine's `/nix` can be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SystemStore {
+pub(crate) enum SystemStore {
     /// It is there, and we may write to it.
     Usable,
     /// It is absent, or belongs to somebody else.
@@ -24,7 +24,7 @@ pub enum SystemStore {
 impl SystemStore {
     /// Looks at `/nix`.
     #[must_use]
-    pub fn of_this_machine() -> Self {
+    pub(crate) fn of_this_machine() -> Self {
         let may_write = |path: &str| access(path, AccessFlags::W_OK | AccessFlags::X_OK).is_ok();
         // A directory that is not there yet is made in its parent.
         let usable = |path: &str, parent: &str| {
@@ -46,7 +46,7 @@ impl SystemStore {
 ///
 /// # Errors
 /// The store that is named is not a local one, or none can be found.
-pub fn locate(
+pub(crate) fn locate(
     flag: Option<&Path>,
     environment: &Environment,
     system_store: SystemStore,

@@ -10,7 +10,7 @@ use store_model::settings::SandboxPath;
 
 /// Returns the settings that hold here where nobody says otherwise.
 #[must_use]
-pub fn default_settings() -> Settings {
+pub(crate) fn default_settings() -> Settings {
     let mut settings = Settings {
         max_jobs: std::thread::available_parallelism().map_or(1, usize::from),
         ..Settings::default()

@@ -50,6 +50,7 @@ fn main() -> ExitCode {
     let session = Session {
         environment,
         style,
+        typed_options: arguments.typed_options(),
         global: arguments.global,
     };
     let done = run(&session, arguments.command);

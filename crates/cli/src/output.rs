@@ -11,14 +11,14 @@ use crate::render::sanitise::sanitise;
 /// Standard output, buffered; nothing is lost silently and a reader that goes away ends the
 /// command.
 #[derive(Debug)]
-pub struct Output {
+pub(crate) struct Output {
     stdout: BufWriter<StdoutLock<'static>>,
 }
 
 impl Output {
     /// Takes standard output.
     #[must_use]
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             stdout: BufWriter::with_capacity(64 * 1024, io::stdout().lock()),
         }
@@ -28,7 +28,7 @@ impl Output {
     ///
     /// # Errors
     /// It cannot be written.
-    pub fn line(&mut self, line: impl std::fmt::Display) -> Result<()> {
+    pub(crate) fn line(&mut self, line: impl std::fmt::Display) -> Result<()> {
         writeln!(self.stdout, "{line}").map_err(|error| Failure::stdout(&error))
     }
 
@@ -36,7 +36,7 @@ impl Output {
     ///
     /// # Errors
     /// It cannot be written.
-    pub fn json(&mut self, value: &Value) -> Result<()> {
+    pub(crate) fn json(&mut self, value: &Value) -> Result<()> {
         self.line(format_args!("{value:#}"))
     }
 
@@ -44,7 +44,7 @@ impl Output {
     ///
     /// # Errors
     /// It cannot be written.
-    pub fn flush(&mut self) -> Result<()> {
+    pub(crate) fn flush(&mut self) -> Result<()> {
         self.stdout.flush().map_err(|error| Failure::stdout(&error))
     }
 }
@@ -60,13 +60,13 @@ impl Write for Output {
 }
 
 /// Writes lines for people to standard error.
-pub fn say(text: &str) {
+pub(crate) fn say(text: &str) {
     // If nobody can be told, there is nobody to tell that to.
     let _unheard = io::stderr().write_all(text.as_bytes());
 }
 
 /// Warns on standard error.
-pub fn warn(style: Style, message: &str) {
+pub(crate) fn warn(style: Style, message: &str) {
     let message = sanitise(message.as_bytes(), Style::Plain);
     say(&format!("{} {message}\n", style.warning("warning:")));
 }

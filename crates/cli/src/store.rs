@@ -11,7 +11,7 @@ use crate::failure::{Failure, Result};
 
 /// An open store.
 #[derive(Debug, Clone)]
-pub struct Store {
+pub(crate) struct Store {
     dir: StoreDir,
     registry: Addr<StoreRegistry>,
 }
@@ -21,7 +21,7 @@ impl Store {
     ///
     /// # Errors
     /// The store cannot be opened.
-    pub fn open(layout: &StoreLayout, settings: &Settings) -> Result<Self> {
+    pub(crate) fn open(layout: &StoreLayout, settings: &Settings) -> Result<Self> {
         let services = registry::start(layout.clone(), settings)
             .map_err(|error| explain(layout, Failure::new(error)))?;
         Ok(Self {
@@ -32,7 +32,10 @@ impl Store {
 
     /// Speaks to a store that a scheduler has opened.
     #[must_use]
-    pub fn of_scheduler(scheduler: &scheduler::SchedulerHandle, layout: &StoreLayout) -> Self {
+    pub(crate) fn of_scheduler(
+        scheduler: &scheduler::SchedulerHandle,
+        layout: &StoreLayout,
+    ) -> Self {
         Self {
             dir: layout.store_dir.clone(),
             registry: scheduler.store().clone(),
@@ -41,7 +44,7 @@ impl Store {
 
     /// Returns the directory that paths are printed with.
     #[must_use]
-    pub fn dir(&self) -> &StoreDir {
+    pub(crate) fn dir(&self) -> &StoreDir {
         &self.dir
     }
 
@@ -49,7 +52,7 @@ impl Store {
     ///
     /// # Errors
     /// The registry says so, or has stopped.
-    pub async fn ask<M, T>(&self, message: M) -> Result<T>
+    pub(crate) async fn ask<M, T>(&self, message: M) -> Result<T>
     where
         M: Message<Result = std::result::Result<T, registry::Error>> + Send + 'static,
         T: Send + 'static,
@@ -61,14 +64,14 @@ impl Store {
     }
 
     /// Commits what is queued and ends the store's threads.
-    pub async fn close(&self) {
+    pub(crate) async fn close(&self) {
         // A registry that is gone has nothing left to commit.
         let _gone = self.registry.send(StopRegistry).await;
     }
 }
 
 /// Says which store could not be opened, and how to name another.
-pub fn explain(layout: &StoreLayout, failure: Failure) -> Failure {
+pub(crate) fn explain(layout: &StoreLayout, failure: Failure) -> Failure {
     failure.advise(format!(
         "the store is '{}'; name another one with '--store ROOT'",
         layout.real_store_dir.display()

@@ -19,7 +19,7 @@ const GOALS_FILE: &str = "goals.toml";
 
 /// What one word names.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Target {
+pub(crate) enum Target {
     /// Outputs of a derivation.
     Outputs {
         /// The derivation.
@@ -42,11 +42,11 @@ pub enum Target {
 
 /// Finds what words name, in one store and from one directory.
 #[derive(Debug, Clone, Copy)]
-pub struct Finder<'a> {
+pub(crate) struct Finder<'a> {
     /// Where the store is.
-    pub layout: &'a StoreLayout,
+    pub(crate) layout: &'a StoreLayout,
     /// Where relative paths begin.
-    pub environment: &'a Environment,
+    pub(crate) environment: &'a Environment,
 }
 
 impl Finder<'_> {
@@ -54,7 +54,7 @@ impl Finder<'_> {
     ///
     /// # Errors
     /// It names nothing that can be built.
-    pub fn target(&self, word: &str) -> Result<Target> {
+    pub(crate) fn target(&self, word: &str) -> Result<Target> {
         if word.is_empty() {
             return Err(Failure::message("an empty word names nothing to build"));
         }
@@ -82,7 +82,7 @@ impl Finder<'_> {
     ///
     /// # Errors
     /// The outputs after `^` are not names.
-    pub fn goals(&self, word: &str) -> Result<Option<Target>> {
+    pub(crate) fn goals(&self, word: &str) -> Result<Option<Target>> {
         let (file, goal) = match word.rsplit_once('#') {
             Some((file, goal)) => (file, Some(goal)),
             None => (word, None),
@@ -114,7 +114,7 @@ impl Finder<'_> {
     ///
     /// # Errors
     /// It is not in the store.
-    pub fn store_path(&self, word: &str) -> Result<StorePath> {
+    pub(crate) fn store_path(&self, word: &str) -> Result<StorePath> {
         let mut path = self.environment.absolute(Path::new(word));
         for _ in 0..MAX_LINKS {
             if let Some(found) = self.within_store(&path) {
@@ -250,7 +250,7 @@ mod tests {
                         }
                     }
                 }
-                other => panic!("{other:?}"),
+                other @ (Target::Path(_) | Target::Goals { .. }) => panic!("{other:?}"),
             }
         }
 
@@ -352,7 +352,7 @@ mod tests {
                 goal,
                 outputs == WantedOutputs::All,
             ),
-            other => panic!("{other:?}"),
+            other @ (Target::Path(_) | Target::Outputs { .. }) => panic!("{other:?}"),
         };
         assert_eq!(goals("/p/goals.toml"), ("/p/goals.toml".into(), None, true));
         assert_eq!(

@@ -232,3 +232,7 @@ fn parse(layout: &Layout, path: &StorePath, text: &[u8]) -> Result<Derivation, E
     }
     Ok(derivation)
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may panic")]
+mod tests;

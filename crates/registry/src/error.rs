@@ -167,10 +167,10 @@ pub enum Error {
         /// Most directories below each other.
         limit: usize,
     },
-    /// Going on would follow a directory that was moved while it was read.
-    #[error("directory '{}' was moved while it was being read", path.display())]
-    DirectoryMoved {
-        /// The directory.
+    /// Going on would read, or delete, something else than what was looked at.
+    #[error("'{}' was moved or replaced while it was in use", path.display())]
+    Replaced {
+        /// The file or directory.
         path: PathBuf,
     },
     /// Going on would name an object that Nix could not name.

@@ -88,6 +88,29 @@ impl PathLocker {
         Ok(LockAttempt::Acquired(OutputLocks { _held: held }))
     }
 
+    /// Removes the lock files that dead processes have left: those that nobody has locked.
+    ///
+    /// # Errors
+    /// The store directory cannot be read.
+    pub(crate) fn remove_stale(&self) -> Result<(), Error> {
+        let store = &self.layout.paths.real_store_dir;
+        let failed = |errno| Error::file("reading store directory", store, errno);
+        for listed in rustix::fs::Dir::read_from(&self.layout.store).map_err(failed)? {
+            let listed = listed.map_err(failed)?;
+            let name = listed.file_name().to_str().unwrap_or_default();
+            let Some(path) = name
+                .strip_suffix(".lock")
+                .and_then(|path| path.parse().ok())
+            else {
+                continue;
+            };
+            // Letting go of a lock removes its file. What cannot be locked is somebody else's
+            // affair: its holder's, or that of whoever wants the path.
+            drop(self.try_lock(BTreeSet::from([path])));
+        }
+        Ok(())
+    }
+
     /// Returns when the lock has been free for a moment.
     ///
     /// # Errors

@@ -87,9 +87,10 @@ fn start_threads(
         staging,
         queue: deletion.queue(),
     };
-    let debris_layout = Arc::clone(layout);
+    let debris = (Arc::clone(layout), locker.clone());
     trash.queue.try_submit(move |()| {
-        if let Err(error) = remove_debris(&debris_layout) {
+        let (layout, locker) = debris;
+        if let Err(error) = remove_debris(&layout).and_then(|()| locker.remove_stale()) {
             tracing::warn!("{error}");
         }
     });
@@ -136,3 +137,7 @@ fn start_threads(
 fn n_cores() -> usize {
     std::thread::available_parallelism().map_or(1, NonZero::get)
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may panic")]
+mod tests;

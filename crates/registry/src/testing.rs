@@ -14,6 +14,8 @@ use store_model::settings::StoreLayout;
 use store_model::{Hash, OutputName, PathInfo, Settings, StorePath};
 use tempfile::TempDir;
 
+use crate::Error;
+use crate::actors::StoreRegistry;
 use crate::messages::{RegisterError, RegisterOutputs, ScratchOutput, ScratchStore, StopRegistry};
 use crate::start::{Registry, start};
 
@@ -44,6 +46,14 @@ impl TestStore {
 
     pub(crate) fn start(&self) -> Registry {
         start(self.layout(), &Settings::default()).unwrap()
+    }
+
+    /// Starts a registry and waits until it has cleaned up after others, so that a test can plant
+    /// what it would take for their leavings.
+    pub(crate) async fn start_and_settle(&self) -> Registry {
+        let registry = self.start();
+        registry.store.send(AwaitCleanUp).await.unwrap().unwrap();
+        registry
     }
 
     pub(crate) fn real_path(&self, path: &StorePath) -> PathBuf {
@@ -78,6 +88,19 @@ impl TestStore {
             String::from_utf8_lossy(&output.stderr)
         );
         String::from_utf8(output.stdout).unwrap()
+    }
+}
+
+/// Asks whether what dead processes left has been deleted.
+#[derive(actix::Message)]
+#[rtype(result = "Result<(), Error>")]
+pub(crate) struct AwaitCleanUp;
+
+impl actix::Handler<AwaitCleanUp> for StoreRegistry {
+    type Result = actix::ResponseFuture<Result<(), Error>>;
+
+    fn handle(&mut self, _: AwaitCleanUp, _: &mut actix::Context<Self>) -> Self::Result {
+        self.run(|queues| async move { queues.trash.queue.run(|()| Ok(())).await })
     }
 }
 

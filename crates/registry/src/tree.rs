@@ -132,7 +132,7 @@ impl Here<'_> {
         if is_same(&stat, &self.stat) {
             Ok(file)
         } else {
-            Err(Error::DirectoryMoved { path: self.path() })
+            Err(Error::Replaced { path: self.path() })
         }
     }
 
@@ -148,7 +148,7 @@ impl Here<'_> {
         .map_err(failed)?;
         let stat = rustix::fs::fstat(&place).map_err(failed)?;
         if !is_same(&stat, &self.stat) {
-            return Err(Error::DirectoryMoved { path: self.path() });
+            return Err(Error::Replaced { path: self.path() });
         }
         // fchmod refuses a descriptor that is only a place; its link in /proc leads to the same
         // file and nowhere else.
@@ -256,7 +256,7 @@ fn climb<V: Visitor>(
     .map_err(|errno| here.failed("leaving", errno))?;
     let stat = rustix::fs::fstat(&up).map_err(|errno| here.failed("leaving", errno))?;
     if !is_same(&stat, &above.stat) {
-        return Err(Error::DirectoryMoved { path: here.path() }.into());
+        return Err(Error::Replaced { path: here.path() }.into());
     }
     here.parent = up.as_fd();
     visitor.left(&here)?;

@@ -9,7 +9,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::Error;
 use crate::actors::Scheduler;
 use crate::events::Event;
-use crate::messages::{CancelRequests, StopScheduler, SubmitGoals, Subscribe};
+use crate::messages::{
+    CancelRequests, ForcePanic, PanickingActor, StopScheduler, SubmitGoals, Subscribe,
+};
 use crate::request::{BuildReport, BuildRequest, Wanted};
 
 /// A running scheduler. Cheap to clone; the scheduler stops when [`stop`](Self::stop) is called or
@@ -141,6 +143,12 @@ impl SchedulerHandle {
     #[must_use]
     pub fn actor(&self) -> &Addr<Scheduler> {
         &self.inner.scheduler
+    }
+
+    /// Panics in an actor, for tests that show that nothing is left behind.
+    #[doc(hidden)]
+    pub fn force_panic(&self, actor: PanickingActor) {
+        self.inner.scheduler.do_send(ForcePanic { actor });
     }
 
     /// Cancels what runs, cleans up, and answers when no process, lock or directory is left and

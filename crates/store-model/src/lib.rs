@@ -3,8 +3,9 @@
 //! Nothing here does I/O of its own: readers and writers go through `std::io` traits, so a fuzzer
 //! can drive all of it. The crate knows neither tokio nor actix.
 //!
-//! Reading order: [`base32`], [`hash`], [`store_path`], [`store_dir`], [`derivation`], [`nar`],
-//! [`ref_scan`], [`path_info`], [`settings`].
+//! Reading order: [`base32`], [`hash`], [`store_path`], [`store_dir`], [`content_address`],
+//! [`derivation`], [`wanted_outputs`], [`nar`], [`ref_scan`], [`hash_rewrite`], [`path_info`],
+//! [`settings`].
 
 #![forbid(unsafe_code)]
 

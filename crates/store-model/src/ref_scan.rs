@@ -222,3 +222,141 @@ impl Filter {
         usize::try_from(mixed >> self.shift).unwrap_or(usize::MAX)
     }
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn path(digest: u32, name: &str) -> StorePath {
+        let mut bytes = [0x5a; 20];
+        bytes[16..].copy_from_slice(&digest.to_le_bytes());
+        StorePath::from_digest(&bytes, name).unwrap()
+    }
+
+    fn scan(candidates: &[StorePath], pieces: &[&[u8]]) -> BTreeSet<StorePath> {
+        let mut scanner = RefScanner::new(candidates.iter().cloned());
+        for piece in pieces {
+            scanner.scan(piece);
+        }
+        scanner.found()
+    }
+
+    #[test]
+    fn a_hash_part_is_found_wherever_the_stream_is_cut() {
+        let (mentioned, other) = (path(1, "mentioned"), path(2, "other"));
+        let text = format!("..{}..", mentioned.hash_part());
+        let candidates = [mentioned.clone(), other];
+        for first in 0..=text.len() {
+            for second in first..=text.len() {
+                let pieces = [&text[..first], &text[first..second], &text[second..]];
+                let found = scan(&candidates, &pieces.map(str::as_bytes));
+                assert_eq!(found, [mentioned.clone()].into(), "{first} {second}");
+            }
+        }
+        let single: Vec<&[u8]> = text.as_bytes().chunks(1).collect();
+        assert_eq!(scan(&candidates, &single), [mentioned].into());
+    }
+
+    #[test]
+    fn a_hash_part_is_found_among_other_digits_and_without_its_name() {
+        let mentioned = path(1, "mentioned");
+        let hash_part = mentioned.hash_part();
+        for text in [
+            hash_part.to_owned(),
+            format!("{hash_part}{hash_part}"),
+            format!("0123456789abcdfghijk{hash_part}lmnpqrsvwxyz"),
+            format!("\0\0{hash_part}\0\0"),
+            format!("/nix/store/{hash_part}-renamed"),
+            format!("{}e{hash_part}e", "0".repeat(31)),
+            format!("{}e{hash_part}", "0".repeat(1000)),
+        ] {
+            let found = scan(std::slice::from_ref(&mentioned), &[text.as_bytes()]);
+            assert_eq!(found.len(), 1, "{text}");
+        }
+        for text in [
+            &hash_part[1..],
+            &hash_part.to_uppercase(),
+            &hash_part.replacen(|_| true, "e", 1),
+            &format!("{}\n{}", &hash_part[..16], &hash_part[16..]),
+        ] {
+            assert!(
+                scan(std::slice::from_ref(&mentioned), &[text.as_bytes()]).is_empty(),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn all_candidates_of_one_hash_part_are_found() {
+        let candidates = [path(1, "a"), path(1, "b"), path(2, "c")];
+        let text = candidates[0].hash_part().as_bytes();
+        assert_eq!(
+            scan(&candidates, &[text]),
+            candidates[..2].iter().cloned().collect()
+        );
+        let mut scanner = RefScanner::new(candidates.clone());
+        scanner.scan(text);
+        assert!(!scanner.is_complete());
+        scanner.scan(candidates[2].hash_part().as_bytes());
+        assert!(scanner.is_complete());
+        assert!(RefScanner::new([]).is_complete());
+    }
+
+    #[test]
+    fn each_of_50_000_candidates_is_found() {
+        let candidates: Vec<StorePath> = (0..50_000).map(|idx| path(idx, "x")).collect();
+        let mut scanner = RefScanner::new(candidates.iter().cloned());
+        for candidate in &candidates {
+            scanner.scan(candidate.base_name().as_bytes());
+            scanner.scan(b"\n");
+        }
+        assert!(scanner.is_complete());
+        assert_eq!(scanner.found().len(), 50_000);
+    }
+
+    proptest! {
+        /// Texts of few different bytes, so that runs of digits of every length occur.
+        #[test]
+        fn the_same_is_found_as_by_looking_everywhere(
+            pieces in proptest::collection::vec("[01e]{0,40}|[01]{25,70}", 0..8),
+            inserted in proptest::collection::vec((any::<proptest::sample::Index>(), 0u32..4), 0..4),
+        ) {
+            let candidates: Vec<StorePath> = (0..4).map(|digest| path(digest, "x")).collect();
+            let mut pieces = pieces;
+            for (place, digest) in inserted {
+                let place = place.index(pieces.len() + 1);
+                let hash_part = path(digest, "x").hash_part().to_owned();
+                let (head, tail) = hash_part.split_at(usize::try_from(digest).unwrap() * 9);
+                pieces.insert(place, tail.to_owned());
+                pieces.insert(place, head.to_owned());
+            }
+            let text = pieces.concat();
+            let expected: BTreeSet<StorePath> = candidates
+                .iter()
+                .filter(|candidate| text.contains(candidate.hash_part()))
+                .cloned()
+                .collect();
+            let pieces: Vec<&[u8]> = pieces.iter().map(String::as_bytes).collect();
+            prop_assert_eq!(scan(&candidates, &pieces), expected);
+        }
+
+        #[test]
+        fn every_window_of_digits_is_visited_once(text in "[01e]{0,40}([01]{25,70}e?){0,4}") {
+            let mut visited = Vec::new();
+            for_each_window(text.as_bytes(), |offset, window| visited.push((offset, *window)));
+            let expected: Vec<_> = text
+                .as_bytes()
+                .array_windows()
+                .enumerate()
+                .filter(|(_, window): &(usize, &[u8; HASH_PART_LEN])| {
+                    window.iter().all(|byte| base32::is_digit(*byte))
+                })
+                .map(|(offset, window)| (offset, *window))
+                .collect();
+            prop_assert_eq!(visited, expected);
+        }
+    }
+}

@@ -46,7 +46,7 @@ struct Group {
 enum Planned {
     Wanted(Wanted),
     Goals {
-        goals: Goals,
+        goals: Box<Goals>,
         outputs: WantedOutputs,
         settings: Arc<Settings>,
     },
@@ -147,7 +147,7 @@ fn plan_words(
             }
             let settings = session.with_typed(configuration, flags)?.finish()?;
             Ok(Planned::Goals {
-                goals,
+                goals: Box::new(goals),
                 outputs,
                 settings: Arc::new(settings),
             })
@@ -253,10 +253,12 @@ impl Run<'_> {
         }
         let counts = renderer.finish();
         self.report(&outcomes, &renderer, counts, output)?;
-        match ExitStatus::from_report(status) {
-            ExitStatus::Success => Ok(()),
-            failure => Err(Failure::silent(failure)),
+        self.make_links(&store, &outcomes).await?;
+        let status = ExitStatus::from_report(status);
+        if status == ExitStatus::Success {
+            return Ok(());
         }
+        Err(Failure::silent(status))
     }
 
     fn renderer(&self) -> Renderer {
@@ -341,7 +343,7 @@ impl Run<'_> {
         Failure::interrupted(signal)
     }
 
-    /// Prints the paths that are there now, makes links to them, and says what is not there.
+    /// Prints the paths that are there now, and says what is not there.
     fn report(
         &self,
         outcomes: &[(Wanted, Arc<Outcome>)],
@@ -370,18 +372,19 @@ impl Run<'_> {
             }
             self.say_what_failed(outcomes, counts);
         }
-        output.flush()?;
-        self.make_links(outcomes)
+        output.flush()
     }
 
     fn say_what_failed(&self, outcomes: &[(Wanted, Arc<Outcome>)], counts: Counts) {
         let style = self.session.style;
         for (wanted, outcome) in outcomes {
             // What failed by itself has been told when it happened.
-            let told = match outcome.status {
-                Status::DependencyFailed => outcome.message.lines().next().unwrap_or_default(),
-                Status::Cancelled => "cancelled, because another goal failed",
-                _ => continue,
+            let told = if outcome.status == Status::DependencyFailed {
+                outcome.message.lines().next().unwrap_or_default()
+            } else if outcome.status == Status::Cancelled {
+                "cancelled, because another goal failed"
+            } else {
+                continue;
             };
             let path = self.layout.store_dir.print(wanted.key().path());
             let told = sanitise(told.as_bytes(), Style::Plain);
@@ -398,14 +401,15 @@ impl Run<'_> {
         }
     }
 
-    fn make_links(&self, outcomes: &[(Wanted, Arc<Outcome>)]) -> Result<()> {
+    async fn make_links(&self, store: &Store, outcomes: &[(Wanted, Arc<Outcome>)]) -> Result<()> {
         let Some(link) = &self.arguments.out_link else {
             return Ok(());
         };
         let link = self.session.environment.absolute(link);
         for (idx, (_, outcome)) in outcomes.iter().enumerate() {
             for (name, path) in &outcome.outputs {
-                out_link::make(&out_link::link_name(&link, idx, name), path, self.layout)?;
+                let link = out_link::link_name(&link, idx, name);
+                out_link::make(store, link, path.clone()).await?;
             }
         }
         Ok(())

@@ -28,7 +28,7 @@ pub(super) fn show(
         .filter(|shown| names.is_empty() || names.iter().any(|name| is_named(shown, name)));
     if json {
         let object: Map<String, Value> = chosen
-            .map(|shown| (shown.option.name.to_owned(), to_json(shown)))
+            .map(|shown| (shown.option.name.to_owned(), to_json(&shown)))
             .collect();
         return output.json(&Value::Object(object));
     }
@@ -65,7 +65,7 @@ fn to_line(shown: &ShownOption) -> String {
     format!("{} ={value}  # {note}", option.name)
 }
 
-fn to_json(shown: ShownOption) -> Value {
+fn to_json(shown: &ShownOption) -> Value {
     let (effect, reason) = match shown.option.effect {
         Effect::Implemented(_) => ("implemented", None),
         Effect::WithoutEffect(reason) => ("without-effect", Some(reason)),

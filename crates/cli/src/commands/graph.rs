@@ -189,7 +189,7 @@ mod tests {
         let references = References::from([(path.clone(), BTreeSet::from([path.clone()]))]);
         assert_eq!(
             references_first(&BTreeSet::from([path.clone()]), &references),
-            [path.clone()]
+            std::slice::from_ref(&path)
         );
         let lines = tree(&path, &references, |path| path.name().to_owned());
         assert_eq!(lines, ["self", "└───self [...]"]);

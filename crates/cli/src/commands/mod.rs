@@ -7,7 +7,7 @@ use store_model::settings::{Assignment, Configuration, StoreLayout};
 use crate::args::{Command, ConfigAction, GlobalArguments, NarAction};
 use crate::configure::{read_files, typed_options};
 use crate::environment::Environment;
-use crate::failure::{Failure, Result};
+use crate::failure::Result;
 use crate::interrupt::Interrupts;
 use crate::locate::{SystemStore, locate};
 use crate::machine;
@@ -31,13 +31,15 @@ mod show;
 
 /// What every command may look at.
 #[derive(Debug)]
-pub struct Session {
+pub(crate) struct Session {
     /// The process's environment, as it was at the start.
-    pub environment: Environment,
+    pub(crate) environment: Environment,
     /// What standard error can show.
-    pub style: Style,
+    pub(crate) style: Style,
     /// The flags that hold for every command.
-    pub global: GlobalArguments,
+    pub(crate) global: GlobalArguments,
+    /// The words after every `--option`.
+    pub(crate) typed_options: Vec<String>,
 }
 
 impl Session {
@@ -65,7 +67,7 @@ impl Session {
         mut configuration: Configuration,
         flags: &[Assignment],
     ) -> Result<Configuration> {
-        for assignment in typed_options(&self.global.option).iter().chain(flags) {
+        for assignment in typed_options(&self.typed_options).iter().chain(flags) {
             configuration.assign(assignment)?;
         }
         Ok(configuration)
@@ -90,7 +92,7 @@ impl Session {
 ///
 /// # Errors
 /// The command did not do what it was asked.
-pub async fn perform(
+pub(crate) async fn perform(
     session: &Session,
     command: Command,
     interrupts: &mut Interrupts,
@@ -101,7 +103,7 @@ pub async fn perform(
             return build::build(session, &arguments, interrupts, &mut output).await;
         }
         Command::Config(arguments) => {
-            let ConfigAction::Show { names, json } = arguments.action;
+            let ConfigAction::Show { names, json, .. } = arguments.action;
             config::show(session, &names, json, &mut output)?;
         }
         Command::Nar(arguments) => match arguments.action {

@@ -130,32 +130,34 @@ impl Plan {
         if json {
             return output.json(&self.to_json(store));
         }
-        let list = |paths: &mut dyn Iterator<Item = &StorePath>| -> String {
-            paths
-                .map(|path| format!("  {}\n", store.dir().print(path)))
-                .collect()
+        let list = |lead: &str, paths: Vec<String>| {
+            if !paths.is_empty() {
+                say(&format!("{lead}:\n  {}\n", paths.join("\n  ")));
+            }
         };
-        if !self.will_build.is_empty() {
-            let lead = match self.will_build.len() {
-                1 => "this derivation will be built:\n".to_owned(),
-                n_built => format!("these {n_built} derivations will be built:\n"),
-            };
-            say(&(lead + &list(&mut self.will_build.iter())));
-        }
-        if !self.unknown.is_empty() {
-            let lead = "don't know how to build these paths:\n".to_owned();
-            say(&(lead + &list(&mut self.unknown.iter())));
-        }
+        let lead = match self.will_build.len() {
+            1 => "this derivation will be built".to_owned(),
+            n_built => format!("these {n_built} derivations will be built"),
+        };
+        list(&lead, printed(&self.will_build, store));
+        list(
+            "don't know how to build these paths",
+            printed(&self.unknown, store),
+        );
         Ok(())
     }
 
     fn to_json(&self, store: &Store) -> Value {
-        let list = |paths: &mut dyn Iterator<Item = &StorePath>| -> Vec<String> {
-            paths.map(|path| store.dir().print(path)).collect()
-        };
         json!({
-            "willBuild": list(&mut self.will_build.iter()),
-            "unknown": list(&mut self.unknown.iter()),
+            "willBuild": printed(&self.will_build, store),
+            "unknown": printed(&self.unknown, store),
         })
     }
+}
+
+fn printed<'a>(paths: impl IntoIterator<Item = &'a StorePath>, store: &Store) -> Vec<String> {
+    paths
+        .into_iter()
+        .map(|path| store.dir().print(path))
+        .collect()
 }

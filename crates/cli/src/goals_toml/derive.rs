@@ -6,6 +6,7 @@ use std::str::FromStr as _;
 use bstr::BString;
 use store_model::content_address::References;
 use store_model::derivation::placeholder::output_placeholder;
+use store_model::store_path::{DERIVATION_SUFFIX, check_name};
 use store_model::{
     Derivation, DerivationOutput, Hash, IngestionMethod, OutputName, StoreDir, StorePath,
 };
@@ -34,11 +35,11 @@ pub(super) struct Known<'a> {
 
 /// A goal that has become a derivation in the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Instantiated {
+pub(crate) struct Instantiated {
     /// The path of its derivation.
-    pub drv_path: StorePath,
+    pub(crate) drv_path: StorePath,
     /// The outputs, in the order in which the goal names them.
-    pub outputs: Vec<(OutputName, StorePath)>,
+    pub(crate) outputs: Vec<(OutputName, StorePath)>,
 }
 
 /// Which goals a goal needs, from its strings and its `inputs`.
@@ -179,11 +180,10 @@ fn check_goal_name(name: &str) -> Result<(), String> {
 }
 
 fn check_derivation_name(name: &str) -> Result<(), String> {
-    store_model::store_path::check_name(name).map_err(|error| error.to_string())?;
+    check_name(name).map_err(|error| error.to_string())?;
     // The derivation itself is named `<name>.drv`, and nothing else may be.
-    store_model::store_path::check_name(&format!("{name}.drv"))
-        .map_err(|_| format!("'{name}' is too long"))?;
-    if name.ends_with(".drv") {
+    check_name(&format!("{name}.drv")).map_err(|_| format!("'{name}' is too long"))?;
+    if name.ends_with(DERIVATION_SUFFIX) {
         return Err(format!("'{name}' ends in '.drv', as only derivations do"));
     }
     Ok(())

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 /// A `goals.toml` that says nothing buildable.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub(crate) enum Error {
     /// Going on would build nothing.
     #[error("reading '{}'", path.display())]
     Read {

@@ -10,84 +10,84 @@ use super::Error;
 /// A whole `goals.toml`.
 #[derive(Debug, Clone, Deserialize, PartialEq, Eq)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct GoalsFile {
+pub(crate) struct GoalsFile {
     /// What the file asks of the configuration.
     #[serde(default)]
-    pub settings: SettingsTable,
+    pub(crate) settings: SettingsTable,
     /// What goals say where they do not say it themselves.
     #[serde(default)]
-    pub defaults: DefaultsTable,
+    pub(crate) defaults: DefaultsTable,
     /// The goals, by the names that they call each other.
     #[serde(default, rename = "goal")]
-    pub goals: BTreeMap<String, GoalTable>,
+    pub(crate) goals: BTreeMap<String, GoalTable>,
 }
 
 /// `[settings]`.
 #[derive(Debug, Clone, Default, Deserialize, PartialEq, Eq)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct SettingsTable {
+pub(crate) struct SettingsTable {
     /// Host paths that the builders of this file see, instead of the configured ones.
-    pub sandbox_paths: Option<Vec<String>>,
+    pub(crate) sandbox_paths: Option<Vec<String>>,
 }
 
 /// `[defaults]`.
 #[derive(Debug, Clone, Default, Deserialize, PartialEq, Eq)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct DefaultsTable {
+pub(crate) struct DefaultsTable {
     /// The platform.
-    pub system: Option<String>,
+    pub(crate) system: Option<String>,
     /// The program to run.
-    pub builder: Option<String>,
+    pub(crate) builder: Option<String>,
     /// Its arguments.
-    pub args: Option<Vec<String>>,
+    pub(crate) args: Option<Vec<String>>,
     /// Variables; those of the goal are added and win.
     #[serde(default)]
-    pub env: BTreeMap<String, String>,
+    pub(crate) env: BTreeMap<String, String>,
 }
 
 /// `[goal.NAME]`.
 #[derive(Debug, Clone, Deserialize, PartialEq, Eq)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct GoalTable {
+pub(crate) struct GoalTable {
     /// The name in the store; the goal's own if absent.
-    pub name: Option<String>,
+    pub(crate) name: Option<String>,
     /// The platform.
-    pub system: Option<String>,
+    pub(crate) system: Option<String>,
     /// The program to run.
-    pub builder: Option<String>,
+    pub(crate) builder: Option<String>,
     /// Its arguments.
-    pub args: Option<Vec<String>>,
+    pub(crate) args: Option<Vec<String>>,
     /// Variables.
     #[serde(default)]
-    pub env: BTreeMap<String, String>,
+    pub(crate) env: BTreeMap<String, String>,
     /// Names of the outputs; the first is what a plain reference to the goal means.
     #[serde(default = "only_out")]
-    pub outputs: Vec<String>,
+    pub(crate) outputs: Vec<String>,
     /// Goals to build first though no string mentions them: `goal` or `goal.output`.
     #[serde(default)]
-    pub inputs: Vec<String>,
+    pub(crate) inputs: Vec<String>,
     /// Files and directories to copy into the store, by the names that strings call them.
     #[serde(default)]
-    pub sources: BTreeMap<String, String>,
+    pub(crate) sources: BTreeMap<String, String>,
     /// What the single output must contain.
-    pub fixed: Option<FixedTable>,
+    pub(crate) fixed: Option<FixedTable>,
 }
 
 /// `[goal.NAME.fixed]`.
 #[derive(Debug, Clone, Deserialize, PartialEq, Eq)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct FixedTable {
+pub(crate) struct FixedTable {
     /// `sha256-…` or `sha256:…`.
-    pub hash: String,
+    pub(crate) hash: String,
     /// What is hashed.
     #[serde(default)]
-    pub mode: FixedMode,
+    pub(crate) mode: FixedMode,
 }
 
 /// What a fixed output's hash is the hash of.
 #[derive(Debug, Clone, Copy, Default, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "kebab-case")]
-pub enum FixedMode {
+pub(crate) enum FixedMode {
     /// The bytes of a single file.
     #[default]
     Flat,
@@ -104,7 +104,7 @@ impl GoalsFile {
     ///
     /// # Errors
     /// It cannot be read, is not TOML, or has keys or values that are not those of this format.
-    pub fn read(path: &Path) -> Result<Self, Error> {
+    pub(crate) fn read(path: &Path) -> Result<Self, Error> {
         let bytes = std::fs::read(path).map_err(|source| Error::Read {
             path: path.to_owned(),
             source,
@@ -116,7 +116,7 @@ impl GoalsFile {
     ///
     /// # Errors
     /// As [`GoalsFile::read`].
-    pub fn parse(bytes: &[u8], path: &Path) -> Result<Self, Error> {
+    pub(crate) fn parse(bytes: &[u8], path: &Path) -> Result<Self, Error> {
         let refuse = |line, column, reason| Error::Syntax {
             path: PathBuf::from(path),
             line,

@@ -29,13 +29,13 @@ use self::sources::Source;
 use crate::failure::{Failure, Result};
 use crate::store::Store;
 
-pub use self::derive::Instantiated;
-pub use self::error::Error;
-pub use self::file::GoalsFile;
+pub(crate) use self::derive::Instantiated;
+pub(crate) use self::error::Error;
+pub(crate) use self::file::GoalsFile;
 
 /// A `goals.toml` that has been read and put in order.
 #[derive(Debug)]
-pub struct Goals {
+pub(crate) struct Goals {
     path: PathBuf,
     /// Where sources are looked for, a real path.
     root: PathBuf,
@@ -52,7 +52,7 @@ impl Goals {
     /// # Errors
     /// The file cannot be read or is wrong, there is no such goal, or goals need each other in a
     /// circle.
-    pub fn read(path: &Path, goal: Option<&str>) -> std::result::Result<Self, Error> {
+    pub(crate) fn read(path: &Path, goal: Option<&str>) -> std::result::Result<Self, Error> {
         let file = GoalsFile::read(path)?;
         let directory = path.parent().filter(|dir| !dir.as_os_str().is_empty());
         let root = directory
@@ -113,7 +113,7 @@ impl Goals {
     ///
     /// # Errors
     /// It asks for more than a file may.
-    pub fn settings(&self) -> Result<Vec<Assignment>> {
+    pub(crate) fn settings(&self) -> Result<Vec<Assignment>> {
         let Some(words) = &self.file.settings.sandbox_paths else {
             return Ok(Vec::new());
         };
@@ -153,7 +153,7 @@ impl Goals {
     ///
     /// # Errors
     /// A goal is wrong, a source cannot be copied, or the store cannot be written.
-    pub async fn instantiate(
+    pub(crate) async fn instantiate(
         &self,
         store: &Store,
         system: &str,
@@ -313,7 +313,7 @@ fn add_path(source: &Source) -> AddPath {
 }
 
 /// Returns the message that puts a derivation into the store.
-pub fn add_text(derivation: &Derivation, store_dir: &StoreDir) -> AddText {
+pub(crate) fn add_text(derivation: &Derivation, store_dir: &StoreDir) -> AddText {
     AddText {
         name: format!("{}.drv", derivation.name),
         contents: derivation.to_aterm(store_dir),

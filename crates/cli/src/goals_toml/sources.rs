@@ -31,9 +31,8 @@ pub(super) fn find(root: &Path, text: &str) -> Result<Source, String> {
         return Err(format!("'{text}' leads out of the file's directory"));
     }
     let absolute: PathBuf = root.join(relative).components().collect();
-    let (parent, file_name) = match (absolute.parent(), absolute.file_name()) {
-        (Some(parent), Some(file_name)) => (parent, file_name),
-        (None, _) | (_, None) => return Err("the root directory cannot be a source".to_owned()),
+    let (Some(parent), Some(file_name)) = (absolute.parent(), absolute.file_name()) else {
+        return Err("the root directory cannot be a source".to_owned());
     };
     let name = file_name.to_string_lossy().into_owned();
     check_name(&name).map_err(|error| format!("it cannot be in a store: {error}"))?;

@@ -15,7 +15,7 @@ const MAX_LINES: usize = 12;
 
 /// A terminal that is being drawn on.
 #[derive(Debug)]
-pub struct Human {
+pub(crate) struct Human {
     terminal: MultiProgress,
     lines: Vec<ProgressBar>,
     style: Style,
@@ -24,7 +24,7 @@ pub struct Human {
 impl Human {
     /// Draws on standard error.
     #[must_use]
-    pub fn new(style: Style) -> Self {
+    pub(crate) fn new(style: Style) -> Self {
         let target = ProgressDrawTarget::stderr_with_hz(REDRAWS_PER_SECOND);
         Self {
             terminal: MultiProgress::with_draw_target(target),
@@ -34,7 +34,7 @@ impl Human {
     }
 
     /// Prints lines that stay, above the view.
-    pub fn print(&self, lines: &str) {
+    pub(crate) fn print(&self, lines: &str) {
         for line in lines.lines() {
             // A terminal that is gone shows nothing, and the signal for that comes by itself.
             let _gone = self.terminal.println(line);
@@ -42,7 +42,7 @@ impl Human {
     }
 
     /// Draws the view anew.
-    pub fn draw(&mut self, progress: &Progress, now: SystemTime) {
+    pub(crate) fn draw(&mut self, progress: &Progress, now: SystemTime) {
         let lines = progress.lines(now, MAX_LINES, self.style);
         while self.lines.len() > lines.len() {
             if let Some(line) = self.lines.pop() {
@@ -63,7 +63,7 @@ impl Human {
     }
 
     /// Removes the view; what was printed stays.
-    pub fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         for line in self.lines.drain(..) {
             line.finish_and_clear();
             self.terminal.remove(&line);

@@ -8,7 +8,7 @@ use store_model::{StoreDir, StorePath};
 
 /// Returns one event; `path` is that of its goal.
 #[must_use]
-pub fn event(event: &Event, path: Option<&StorePath>, store_dir: &StoreDir) -> Value {
+pub(crate) fn event(event: &Event, path: Option<&StorePath>, store_dir: &StoreDir) -> Value {
     let mut line = Map::new();
     let mut put = |name: &str, value: Value| line.insert(name.to_owned(), value);
     put("event", json!(event_type(&event.kind)));
@@ -74,7 +74,7 @@ fn wait_reason(reason: &WaitReason, store_dir: &StoreDir) -> Value {
 
 /// Returns how a goal ended.
 #[must_use]
-pub fn outcome(outcome: &Outcome, store_dir: &StoreDir) -> Value {
+pub(crate) fn outcome(outcome: &Outcome, store_dir: &StoreDir) -> Value {
     let outputs: Map<String, Value> = outcome
         .outputs
         .iter()
@@ -107,7 +107,7 @@ pub fn outcome(outcome: &Outcome, store_dir: &StoreDir) -> Value {
 
 /// Returns the name of an ending, as SPEC A8 spells it.
 #[must_use]
-pub fn status(status: Status) -> String {
+pub(crate) fn status(status: Status) -> String {
     // The derived name of a variant without fields is the variant's own.
     format!("{status:?}")
 }

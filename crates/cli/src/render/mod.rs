@@ -15,15 +15,15 @@ use crate::environment::Environment;
 use crate::failure::Result;
 use crate::output::{Output, say};
 
-pub mod human;
-pub mod json;
-pub mod plain;
-pub mod progress;
-pub mod sanitise;
+pub(crate) mod human;
+pub(crate) mod json;
+pub(crate) mod plain;
+pub(crate) mod progress;
+pub(crate) mod sanitise;
 
 /// Whether text for people may have colours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Style {
+pub(crate) enum Style {
     /// A terminal that shows them.
     Colour,
     /// A pipe, or `NO_COLOR`.
@@ -33,7 +33,7 @@ pub enum Style {
 impl Style {
     /// Returns what standard error can show: `NO_COLOR` and a pipe have no colours.
     #[must_use]
-    pub fn of_stderr(environment: &Environment) -> Self {
+    pub(crate) fn of_stderr(environment: &Environment) -> Self {
         let is_dumb = environment.get("TERM").is_none_or(|term| term == "dumb");
         if std::io::stderr().is_terminal() && !is_dumb && environment.get("NO_COLOR").is_none() {
             Self::Colour
@@ -44,25 +44,25 @@ impl Style {
 
     /// Returns a word in the colour of errors.
     #[must_use]
-    pub fn error(self, word: &str) -> String {
+    pub(crate) fn error(self, word: &str) -> String {
         self.paint("31;1", word)
     }
 
     /// Returns a word in the colour of warnings.
     #[must_use]
-    pub fn warning(self, word: &str) -> String {
+    pub(crate) fn warning(self, word: &str) -> String {
         self.paint("35;1", word)
     }
 
     /// Returns a word in bold.
     #[must_use]
-    pub fn strong(self, word: &str) -> String {
+    pub(crate) fn strong(self, word: &str) -> String {
         self.paint("1", word)
     }
 
     /// Returns a word that stands back.
     #[must_use]
-    pub fn faint(self, word: &str) -> String {
+    pub(crate) fn faint(self, word: &str) -> String {
         self.paint("2", word)
     }
 
@@ -76,7 +76,7 @@ impl Style {
 
 /// Who is to read the events of a build.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Audience {
+pub(crate) enum Audience {
     /// Somebody at a terminal.
     Human,
     /// A pipe or a log file.
@@ -87,7 +87,7 @@ pub enum Audience {
 
 /// Consumes the events of a build and shows them.
 #[derive(Debug)]
-pub struct Renderer {
+pub(crate) struct Renderer {
     store_dir: StoreDir,
     progress: Progress,
     plain: Plain,
@@ -105,7 +105,12 @@ enum View {
 impl Renderer {
     /// Begins to show.
     #[must_use]
-    pub fn new(audience: Audience, store_dir: StoreDir, style: Style, logs: BuildLogs) -> Self {
+    pub(crate) fn new(
+        audience: Audience,
+        store_dir: StoreDir,
+        style: Style,
+        logs: BuildLogs,
+    ) -> Self {
         Self {
             plain: Plain::new(store_dir.clone(), style, logs),
             store_dir,
@@ -122,7 +127,7 @@ impl Renderer {
     ///
     /// # Errors
     /// Standard output cannot be written.
-    pub fn show(&mut self, event: &Event, output: &mut Output) -> Result<()> {
+    pub(crate) fn show(&mut self, event: &Event, output: &mut Output) -> Result<()> {
         match &self.view {
             View::Terminal(human) => human.print(&self.plain.lines(event, &self.progress)),
             View::Lines => say(&self.plain.lines(event, &self.progress)),
@@ -139,7 +144,7 @@ impl Renderer {
     ///
     /// # Errors
     /// Standard output cannot be written.
-    pub fn tick(&mut self, now: SystemTime, output: &mut Output) -> Result<()> {
+    pub(crate) fn tick(&mut self, now: SystemTime, output: &mut Output) -> Result<()> {
         match &mut self.view {
             View::Terminal(human) => human.draw(&self.progress, now),
             View::Lines => {}
@@ -149,7 +154,7 @@ impl Renderer {
     }
 
     /// Ends the live view, and returns how many derivations ended in which way.
-    pub fn finish(&mut self) -> Counts {
+    pub(crate) fn finish(&mut self) -> Counts {
         if let View::Terminal(human) = &mut self.view {
             human.clear();
         }
@@ -160,7 +165,7 @@ impl Renderer {
     ///
     /// # Errors
     /// Standard output cannot be written.
-    pub fn json(&self, line: &Value, output: &mut Output) -> Result<()> {
+    pub(crate) fn json(&self, line: &Value, output: &mut Output) -> Result<()> {
         match self.view {
             View::Json => output.line(line),
             View::Terminal(_) | View::Lines => Ok(()),

@@ -9,7 +9,7 @@ use super::sanitise::sanitise;
 
 /// Turns events into lines.
 #[derive(Debug)]
-pub struct Plain {
+pub(crate) struct Plain {
     store_dir: StoreDir,
     style: Style,
     logs: BuildLogs,
@@ -17,7 +17,7 @@ pub struct Plain {
 
 /// Whether what builders write is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BuildLogs {
+pub(crate) enum BuildLogs {
     /// Line by line, behind the derivation's name.
     Printed,
     /// Only as part of a failure.
@@ -27,7 +27,7 @@ pub enum BuildLogs {
 impl Plain {
     /// Prints paths in this directory.
     #[must_use]
-    pub fn new(store_dir: StoreDir, style: Style, logs: BuildLogs) -> Self {
+    pub(crate) fn new(store_dir: StoreDir, style: Style, logs: BuildLogs) -> Self {
         Self {
             store_dir,
             style,
@@ -38,7 +38,7 @@ impl Plain {
     /// Returns the lines for one event, each ending in a newline; mostly none. `progress` has not
     /// seen the event yet.
     #[must_use]
-    pub fn lines(&self, event: &Event, progress: &Progress) -> String {
+    pub(crate) fn lines(&self, event: &Event, progress: &Progress) -> String {
         let Some(path) = progress.path(event.goal) else {
             return String::new();
         };
@@ -55,11 +55,14 @@ impl Plain {
             ),
             EventKind::Logged(lines) if self.logs == BuildLogs::Printed => {
                 let name = self.style.faint(&format!("{}>", name_of(path)));
-                lines
-                    .text
-                    .split(|byte| *byte == b'\n')
-                    .map(|line| format!("{name} {}\n", sanitise(line, self.style)))
-                    .collect()
+                let mut text = String::with_capacity(lines.text.len() * 2);
+                for line in lines.text.split(|byte| *byte == b'\n') {
+                    text.push_str(&name);
+                    text.push(' ');
+                    text.push_str(&sanitise(line, self.style));
+                    text.push('\n');
+                }
+                text
             }
             EventKind::Finished(outcome) => self.ending(outcome, path),
             EventKind::Created { .. } | EventKind::Waiting { .. } | EventKind::Logged(_) => {

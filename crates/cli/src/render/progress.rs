@@ -12,7 +12,7 @@ use super::sanitise::sanitise;
 
 /// Everything that subscribers have been told so far, as of now.
 #[derive(Debug, Default)]
-pub struct Progress {
+pub(crate) struct Progress {
     goals: BTreeMap<GoalId, GoalProgress>,
     counts: Counts,
 }
@@ -35,18 +35,22 @@ enum Phase {
 
 /// How many derivations ended in which way.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counts {
+#[expect(
+    clippy::struct_field_names,
+    reason = "`n_` is how this project marks a count"
+)]
+pub(crate) struct Counts {
     /// A builder made their outputs.
-    pub n_built: usize,
+    pub(crate) n_built: usize,
     /// Their outputs were there.
-    pub n_valid: usize,
+    pub(crate) n_valid: usize,
     /// They failed, or one of their inputs did.
-    pub n_failed: usize,
+    pub(crate) n_failed: usize,
 }
 
 impl Progress {
     /// Takes one event.
-    pub fn update(&mut self, event: &Event) {
+    pub(crate) fn update(&mut self, event: &Event) {
         if let EventKind::Created { key, .. } = &event.kind {
             let goal = GoalProgress {
                 key: key.clone(),
@@ -81,20 +85,20 @@ impl Progress {
 
     /// Returns the path that names a goal that has not ended.
     #[must_use]
-    pub fn path(&self, goal: GoalId) -> Option<&StorePath> {
+    pub(crate) fn path(&self, goal: GoalId) -> Option<&StorePath> {
         self.goals.get(&goal).map(|goal| goal.key.path())
     }
 
     /// Returns how many derivations ended in which way.
     #[must_use]
-    pub fn counts(&self) -> Counts {
+    pub(crate) fn counts(&self) -> Counts {
         self.counts
     }
 
     /// Returns the lines of the live view: counts first, then what runs, oldest first, then what
     /// waits and why. At most `max_lines`, which is at least 2.
     #[must_use]
-    pub fn lines(&self, now: SystemTime, max_lines: usize, style: Style) -> Vec<String> {
+    pub(crate) fn lines(&self, now: SystemTime, max_lines: usize, style: Style) -> Vec<String> {
         let mut running: Vec<(SystemTime, &GoalProgress)> = Vec::new();
         let mut waits = Waits::default();
         for goal in self.goals.values() {
@@ -218,7 +222,7 @@ impl<'a> Waits<'a> {
 
 /// Returns the name that people know a derivation by.
 #[must_use]
-pub fn name_of(path: &StorePath) -> String {
+pub(crate) fn name_of(path: &StorePath) -> String {
     let name = path.name();
     name.strip_suffix(DERIVATION_SUFFIX)
         .unwrap_or(name)
@@ -227,7 +231,7 @@ pub fn name_of(path: &StorePath) -> String {
 
 /// Returns who holds a lock, in words.
 #[must_use]
-pub fn lock_owner(holder: LockOwner) -> String {
+pub(crate) fn lock_owner(holder: LockOwner) -> String {
     match holder {
         LockOwner::Goal => "another goal".to_owned(),
         LockOwner::Process(pid) => format!("process {pid}"),
@@ -237,7 +241,7 @@ pub fn lock_owner(holder: LockOwner) -> String {
 
 /// Returns a duration in two units at most, such as `3m07s`.
 #[must_use]
-pub fn age(duration: Duration) -> String {
+pub(crate) fn age(duration: Duration) -> String {
     let seconds = duration.as_secs();
     match seconds {
         0..60 => format!("{seconds}s"),

@@ -17,7 +17,7 @@ const MAX_SGR_LEN: usize = 64;
 /// Of a line that overwrote itself with carriage returns only the last part that is not empty is
 /// kept. Colours stay where `style` has any, and are always reset at the end.
 #[must_use]
-pub fn sanitise(line: &[u8], style: Style) -> String {
+pub(crate) fn sanitise(line: &[u8], style: Style) -> String {
     let line = line
         .rsplit(|byte| *byte == b'\r')
         .find(|part| !part.is_empty())

@@ -32,7 +32,10 @@ impl StoreRegistry {
     }
 
     /// Answers with what an asynchronous task returns.
-    fn run<T, E, F>(&self, task: impl FnOnce(Queues) -> F) -> ResponseFuture<Result<T, E>>
+    pub(crate) fn run<T, E, F>(
+        &self,
+        task: impl FnOnce(Queues) -> F,
+    ) -> ResponseFuture<Result<T, E>>
     where
         F: Future<Output = Result<T, E>> + 'static,
         T: 'static,

@@ -80,7 +80,7 @@ async fn expect_busy(registry: &Registry, wanted: &StorePath, wanted_holder: Loc
 #[actix::test]
 async fn a_lock_file_is_private_and_gone_after() {
     let store = TestStore::new();
-    let registry = store.start();
+    let registry = store.start_and_settle().await;
     let path = path('a', "x");
     let locks = lock(&registry, std::slice::from_ref(&path)).await;
     let metadata = fs::metadata(lock_file(&store, &path)).unwrap();
@@ -97,7 +97,7 @@ async fn a_lock_file_is_private_and_gone_after() {
 #[actix::test]
 async fn all_locks_are_taken_or_none() {
     let store = TestStore::new();
-    let registry = store.start();
+    let registry = store.start_and_settle().await;
     let (first, second) = (path('a', "x"), path('b', "x"));
     let held = lock(&registry, std::slice::from_ref(&second)).await;
     match try_lock(&registry, &[second.clone(), first.clone()])
@@ -117,7 +117,7 @@ async fn all_locks_are_taken_or_none() {
 #[actix::test]
 async fn another_process_that_holds_a_lock_is_named() {
     let store = TestStore::new();
-    let registry = store.start();
+    let registry = store.start_and_settle().await;
     let path = path('a', "x");
     let holder = Holder::new(&lock_file(&store, &path));
     let pid = holder.child.id();
@@ -142,7 +142,7 @@ async fn another_process_that_holds_a_lock_is_named() {
 #[actix::test]
 async fn a_lock_released_by_another_process_wakes_its_waiter_at_once() {
     let store = TestStore::new();
-    let registry = store.start();
+    let registry = store.start_and_settle().await;
     let path = path('a', "x");
     let mut delays = Vec::new();
     for _ in 0..10 {
@@ -178,7 +178,7 @@ async fn until_waiting(lock: &Path) {
 #[actix::test]
 async fn many_waiters_share_a_thread_and_all_wake() {
     let store = TestStore::new();
-    let registry = store.start();
+    let registry = store.start_and_settle().await;
     let path = path('a', "x");
     let holder = Holder::new(&lock_file(&store, &path));
     let waiting: Vec<_> = (0..50)
@@ -207,7 +207,7 @@ async fn many_waiters_share_a_thread_and_all_wake() {
 #[actix::test]
 async fn a_lock_of_this_process_wakes_its_waiter_from_any_thread() {
     let store = TestStore::new();
-    let registry = store.start();
+    let registry = store.start_and_settle().await;
     let path = path('a', "x");
     let held = lock(&registry, std::slice::from_ref(&path)).await;
     expect_busy(&registry, &path, LockHolder::ThisProcess).await;
@@ -221,7 +221,7 @@ async fn a_lock_of_this_process_wakes_its_waiter_from_any_thread() {
 #[actix::test]
 async fn a_free_lock_is_not_waited_for() {
     let store = TestStore::new();
-    let registry = store.start();
+    let registry = store.start_and_settle().await;
     let path = path('a', "x");
     registry
         .locks
@@ -235,7 +235,7 @@ async fn a_free_lock_is_not_waited_for() {
 #[actix::test]
 async fn a_stale_lock_file_that_nobody_removed_is_replaced() {
     let store = TestStore::new();
-    let registry = store.start();
+    let registry = store.start_and_settle().await;
     let path = path('a', "x");
     fs::write(lock_file(&store, &path), "d").unwrap();
     let locks = lock(&registry, std::slice::from_ref(&path)).await;
@@ -246,7 +246,7 @@ async fn a_stale_lock_file_that_nobody_removed_is_replaced() {
 #[actix::test]
 async fn a_planted_link_is_refused_and_its_target_not_written_to() {
     let store = TestStore::new();
-    let registry = store.start();
+    let registry = store.start_and_settle().await;
     let path = path('a', "x");
     let canary = Canary::new(store.dir.path().join("canary"));
     symlink(canary.path(), lock_file(&store, &path)).unwrap();
@@ -269,7 +269,7 @@ async fn a_planted_link_is_refused_and_its_target_not_written_to() {
 #[actix::test]
 async fn a_planted_hard_link_is_never_written_to() {
     let store = TestStore::new();
-    let registry = store.start();
+    let registry = store.start_and_settle().await;
     let path = path('a', "x");
     let canary = Canary::new(store.dir.path().join("canary"));
     let empty = store.dir.path().join("empty");
@@ -285,7 +285,7 @@ async fn a_planted_hard_link_is_never_written_to() {
 #[actix::test]
 async fn a_planted_pipe_directory_or_locked_away_file_neither_hangs_nor_crashes() {
     let store = TestStore::new();
-    let registry = store.start();
+    let registry = store.start_and_settle().await;
     let pipe = path('a', "x");
     let mode = Mode::RUSR | Mode::WUSR;
     rustix::fs::mknodat(
@@ -315,7 +315,7 @@ async fn a_planted_pipe_directory_or_locked_away_file_neither_hangs_nor_crashes(
     }
     let closed = path('c', "x");
     fs::write(lock_file(&store, &closed), "").unwrap();
-    let mode = fs::Permissions::from_mode(0);
+    let mode = fs::Permissions::from_mode(0o000);
     fs::set_permissions(lock_file(&store, &closed), mode).unwrap();
     // Root may open it; anybody else is told why not.
     let locked = try_lock(&registry, &[closed]).await;
@@ -328,7 +328,7 @@ async fn a_planted_lock_of_another_user_is_refused() {
         return;
     }
     let store = TestStore::new();
-    let registry = store.start();
+    let registry = store.start_and_settle().await;
     let path = path('a', "x");
     let file = lock_file(&store, &path);
     fs::write(&file, "").unwrap();

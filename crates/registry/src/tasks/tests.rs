@@ -235,7 +235,7 @@ async fn leftovers_are_discarded_and_valid_paths_left_alone() {
     let leftover = path('a', "leftover");
     let dir = store.real_path(&leftover);
     fs::create_dir_all(dir.join("sub")).unwrap();
-    fs::set_permissions(dir.join("sub"), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(dir.join("sub"), fs::Permissions::from_mode(0o000)).unwrap();
     fs::set_permissions(&dir, fs::Permissions::from_mode(0o555)).unwrap();
     let paths = vec![valid.clone(), leftover, path('b', "absent")];
     let request = DiscardInvalidPaths { paths };

@@ -11,10 +11,10 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus};
 use rustix::mount::MountFlags;
 use rustix::process::Signal as RustixSignal;
 
+use super::capabilities::Memory;
 use super::failure::{Context, Failure};
 use super::mounts::{self, NewRoot};
 use super::processes::{self, STOP_SIGNAL};
-use super::capabilities::Memory;
 use super::{capabilities, identity, inner, network, sys};
 use crate::plan::{Descendants, Plan, Step};
 use crate::wire::{self, Ending, Launch, News};

@@ -35,8 +35,17 @@ pub struct Scheduler {
     goals: HashMap<GoalId, GoalActor>,
     subscribers: Vec<mpsc::UnboundedSender<Event>>,
     n_events: u64,
-    /// Who waits for the end, once somebody does.
-    stopping: Option<Vec<oneshot::Sender<()>>>,
+    life: Life,
+}
+
+/// Whether the scheduler takes requests.
+enum Life {
+    /// It does.
+    Running,
+    /// It ends when no goal is left; these wait for that.
+    Draining(Vec<oneshot::Sender<()>>),
+    /// The services are being stopped, once.
+    Ending,
 }
 
 /// What is kept of a request until no goal of it is left.
@@ -63,7 +72,7 @@ impl Scheduler {
             goals: HashMap::new(),
             subscribers: Vec::new(),
             n_events: 0,
-            stopping: None,
+            life: Life::Running,
         }
     }
 
@@ -162,7 +171,7 @@ impl Scheduler {
     /// Learns of the end of a service when the question that it never answers is dropped.
     fn watch(&self, end: impl Future<Output = &'static str> + 'static, ctx: &mut Context<Self>) {
         let lost = end.into_actor(self).map(|service, scheduler, _ctx| {
-            if scheduler.stopping.is_none() {
+            if matches!(scheduler.life, Life::Running) {
                 scheduler.service_lost(service);
             }
         });
@@ -213,19 +222,18 @@ impl Scheduler {
 
     /// Stops the services once somebody wants the end and no goal is left.
     fn stop_if_idle(&mut self, ctx: &mut Context<Self>) {
-        if !self.goals.is_empty() {
+        if !self.goals.is_empty() || !matches!(self.life, Life::Draining(_)) {
             return;
         }
-        let Some(waiters) = self.stopping.take() else {
-            return;
-        };
-        // A second message that asks to stop finds the end already under way.
-        self.stopping = Some(Vec::new());
+        // Late news would otherwise stop the services again, and not wait for the first time.
+        let draining = std::mem::replace(&mut self.life, Life::Ending);
         let services = self.services.clone();
         let stopped = async move { services.stop().await }.into_actor(self).map(
             move |(), _, ctx: &mut Context<Self>| {
-                for waiter in waiters {
-                    let _gone = waiter.send(());
+                if let Life::Draining(waiters) = draining {
+                    for waiter in waiters {
+                        let _gone = waiter.send(());
+                    }
                 }
                 ctx.stop();
                 System::current().stop();
@@ -306,7 +314,7 @@ impl Handler<SubmitGoals> for Scheduler {
     type Result = ResponseFuture<Result<BuildReport, Error>>;
 
     fn handle(&mut self, submit: SubmitGoals, ctx: &mut Self::Context) -> Self::Result {
-        if self.stopping.is_some() {
+        if !matches!(self.life, Life::Running) {
             return Box::pin(async { Err(Error::Stopped) });
         }
         let SubmitGoals { request, abandoned } = submit;
@@ -366,14 +374,18 @@ impl Handler<StopScheduler> for Scheduler {
 
     fn handle(&mut self, _: StopScheduler, ctx: &mut Self::Context) -> Self::Result {
         let (sender, receiver) = oneshot::channel();
-        let is_first = self.stopping.is_none();
-        self.stopping.get_or_insert_default().push(sender);
-        if is_first {
-            self.cancel_all(ctx);
-            self.stop_if_idle(ctx);
+        match &mut self.life {
+            Life::Running => {
+                self.life = Life::Draining(vec![sender]);
+                self.cancel_all(ctx);
+                self.stop_if_idle(ctx);
+            }
+            Life::Draining(waiters) => waiters.push(sender),
+            // The handle waits for the thread's end besides.
+            Life::Ending => {}
         }
         Box::pin(async move {
-            // A dropped sender means that the scheduler is gone, which is what was asked for.
+            // A dropped sender means that the scheduler is ending, which is what was asked for.
             let _gone = receiver.await;
         })
     }

@@ -333,13 +333,13 @@ mod tests {
     }
 
     #[test]
-    fn a_chain_of_100_000_derivations_does_not_exhaust_the_stack() {
+    fn a_chain_of_20_000_derivations_does_not_exhaust_the_stack() {
         let mut graph = Graph::default();
         graph.add(0, []);
-        for idx in 1..100_000 {
+        for idx in 1..20_000 {
             graph.add(idx, [idx - 1]);
         }
-        graph.hash(99_999).unwrap();
+        graph.hash(19_999).unwrap();
     }
 
     #[test]

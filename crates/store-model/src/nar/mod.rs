@@ -122,6 +122,34 @@ pub trait NarVisitor {
     fn symlink(&mut self, name: Option<&BStr>, target: &BStr) -> Result<(), Self::Error>;
 }
 
+impl<V: NarVisitor + ?Sized> NarVisitor for &mut V {
+    type Error = V::Error;
+
+    fn enter_directory(&mut self, name: Option<&BStr>) -> Result<(), Self::Error> {
+        (**self).enter_directory(name)
+    }
+
+    fn leave_directory(&mut self) -> Result<(), Self::Error> {
+        (**self).leave_directory()
+    }
+
+    fn begin_file(&mut self, name: Option<&BStr>, header: FileHeader) -> Result<(), Self::Error> {
+        (**self).begin_file(name, header)
+    }
+
+    fn file_contents(&mut self, chunk: &[u8]) -> Result<(), Self::Error> {
+        (**self).file_contents(chunk)
+    }
+
+    fn end_file(&mut self) -> Result<(), Self::Error> {
+        (**self).end_file()
+    }
+
+    fn symlink(&mut self, name: Option<&BStr>, target: &BStr) -> Result<(), Self::Error> {
+        (**self).symlink(name, target)
+    }
+}
+
 /// A visitor that ignores everything: for checking an archive, or hashing it by [`Tee`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Discard;
@@ -200,4 +228,70 @@ pub fn check_symlink_target(target: &[u8]) -> Result<(), &'static str> {
 const fn padding_len(len: u64) -> usize {
     // Less than 8, whatever the length.
     (len.wrapping_neg() & 7) as usize
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use bstr::BString;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Returns the encoding of strings, one after another.
+    pub(super) fn strings(strings: &[&str]) -> Vec<u8> {
+        let mut encoded = Vec::new();
+        for string in strings {
+            let length = u64::try_from(string.len()).unwrap();
+            encoded.extend_from_slice(&length.to_le_bytes());
+            encoded.extend_from_slice(string.as_bytes());
+            encoded.resize(encoded.len().next_multiple_of(8), 0);
+        }
+        encoded
+    }
+
+    /// Returns a tree with every kind of node.
+    pub(super) fn small_tree() -> Tree {
+        Tree::directory([
+            ("a", Tree::file("")),
+            ("b", Tree::executable("12345678")),
+            (
+                "c",
+                Tree::directory([("d", Tree::symlink("../a")), ("e", Tree::file("x"))]),
+            ),
+            ("f", Tree::Directory(BTreeMap::new())),
+        ])
+    }
+
+    /// Writes an archive anew if it is accepted.
+    ///
+    /// # Panics
+    /// It is written differently.
+    pub(super) fn reprinted(archive: &[u8]) -> Option<NarSummary> {
+        let mut writer = NarWriter::new(Vec::new());
+        let summary = read_whole(&mut &archive[..], &mut writer).ok()?;
+        let (copy, written) = writer.finish().unwrap();
+        assert!(copy == archive, "written differently");
+        assert_eq!(summary, written);
+        Some(summary)
+    }
+
+    pub(super) fn any_tree() -> impl Strategy<Value = Tree> {
+        let bytes = proptest::collection::vec(any::<u8>(), 0..40);
+        let leaf = prop_oneof![
+            bytes.clone().prop_map(Tree::file),
+            bytes.prop_map(Tree::executable),
+            "[^\0]{1,20}".prop_map(Tree::symlink),
+        ];
+        leaf.prop_recursive(4, 24, 5, |inner| {
+            let name = proptest::collection::vec(any::<u8>(), 1..6)
+                .prop_filter("a name that is allowed", |name| {
+                    check_entry_name(name).is_ok()
+                })
+                .prop_map(BString::from);
+            proptest::collection::btree_map(name, inner, 0..5).prop_map(Tree::Directory)
+        })
+    }
 }

@@ -244,3 +244,156 @@ impl<W: Write> NarVisitor for NarWriter<W> {
         self.end_node()
     }
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use super::*;
+    use crate::nar::{Tree, tests::small_tree};
+
+    const EMPTY_FILE: FileHeader = FileHeader {
+        is_executable: false,
+        size_bytes: 0,
+    };
+
+    #[expect(
+        clippy::unnecessary_wraps,
+        reason = "a visitor takes the name as an option"
+    )]
+    fn entry(name: &str) -> Option<&BStr> {
+        Some(BStr::new(name))
+    }
+
+    /// Tells a writer something, and returns path and reason of its refusal.
+    fn refusal(
+        tell: impl FnOnce(&mut NarWriter<Vec<u8>>) -> Result<(), WriteError>,
+    ) -> (String, String) {
+        match tell(&mut NarWriter::new(Vec::new())) {
+            Err(WriteError::Refused(Error::UnarchivableTree { path, reason })) => (path, reason),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn entries_must_be_told_in_order_and_with_names_that_can_be_restored() {
+        for (first, second) in [("a", "a"), ("b", "a"), ("b", "."), ("b", "B")] {
+            let (path, _) = refusal(|writer| {
+                writer.enter_directory(None)?;
+                writer.enter_directory(entry("top"))?;
+                writer.symlink(entry(first), "target".into())?;
+                writer.symlink(entry(second), "target".into())
+            });
+            assert_eq!(path, format!("top/{second}"));
+        }
+        for bad in ["", ".", "..", "a/b", "a\0", "x~nix~case~hack~1"] {
+            let tree = Tree::directory([(bad, Tree::file(""))]);
+            assert!(tree.to_nar().is_err(), "{bad}");
+        }
+        for bad in ["", "a\0"] {
+            assert!(Tree::symlink(bad).to_nar().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_tree_that_is_nested_too_deeply_is_refused_with_the_place() {
+        let (path, reason) = refusal(|writer| {
+            writer.enter_directory(None)?;
+            (0..MAX_DEPTH).try_for_each(|_| writer.enter_directory(entry("d")))
+        });
+        assert_eq!(reason, "directories are nested too deeply");
+        assert_eq!(path.split('/').count(), MAX_DEPTH);
+    }
+
+    #[test]
+    fn a_file_that_grows_or_shrinks_while_it_is_read_is_refused() {
+        let header = FileHeader {
+            is_executable: false,
+            size_bytes: 10_000,
+        };
+        for (n_told, expected) in [(9_999, "shorter"), (10_001, "longer")] {
+            let (_, reason) = refusal(|writer| {
+                writer.begin_file(None, header)?;
+                writer.file_contents(&vec![b'x'; n_told])?;
+                writer.end_file()
+            });
+            assert!(reason.contains(expected), "{reason}");
+        }
+    }
+
+    #[test]
+    fn nodes_that_are_told_in_no_sensible_order_are_refused() {
+        refusal(|writer| writer.enter_directory(entry("named-root")));
+        refusal(NarVisitor::leave_directory);
+        refusal(NarVisitor::end_file);
+        refusal(|writer| writer.file_contents(b"x"));
+        refusal(|writer| {
+            writer.enter_directory(None)?;
+            writer.enter_directory(None)
+        });
+        refusal(|writer| {
+            writer.begin_file(None, EMPTY_FILE)?;
+            writer.leave_directory()
+        });
+        refusal(|writer| {
+            writer.symlink(None, "target".into())?;
+            writer.symlink(None, "target".into())
+        });
+        refusal(|writer| {
+            writer.enter_directory(None)?;
+            writer.end_file()
+        });
+    }
+
+    #[test]
+    fn an_incomplete_archive_is_not_finished() {
+        let mut writer = NarWriter::new(Vec::new());
+        writer.enter_directory(None).unwrap();
+        assert!(writer.finish().is_err());
+        assert!(NarWriter::new(Vec::new()).finish().is_err());
+    }
+
+    /// Remembers how long each write was.
+    struct Writes(Vec<usize>);
+
+    impl Write for Writes {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.push(bytes.len());
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn large_chunks_pass_as_they_are_and_small_nodes_are_gathered() {
+        let mut writer = NarWriter::new(Writes(Vec::new()));
+        writer.enter_directory(None).unwrap();
+        let header = FileHeader {
+            is_executable: true,
+            size_bytes: 1 << 20,
+        };
+        writer.begin_file(entry("a"), header).unwrap();
+        writer.file_contents(&vec![0; 1 << 20]).unwrap();
+        writer.end_file().unwrap();
+        for idx in 0..1000 {
+            let name = format!("b{idx:04}");
+            writer.begin_file(entry(&name), EMPTY_FILE).unwrap();
+            writer.end_file().unwrap();
+        }
+        writer.leave_directory().unwrap();
+        let (Writes(lengths), summary) = writer.finish().unwrap();
+        assert_eq!(lengths[1], 1 << 20);
+        assert!(lengths.len() < 10, "{lengths:?}");
+        assert_eq!(lengths.iter().sum::<usize>() as u64, summary.size_bytes);
+    }
+
+    #[test]
+    fn a_sink_that_fails_ends_the_archive() {
+        let mut too_small = [0; 100];
+        let mut writer = NarWriter::new(&mut too_small[..]);
+        small_tree().tell(None, &mut writer).unwrap();
+        assert!(matches!(writer.finish(), Err(WriteError::Sink(_))));
+    }
+}

@@ -104,7 +104,11 @@ impl<V: NarVisitor> Walker<'_, V> {
                     .symlink(entry, BStr::new(target.as_bytes()))
                     .map_err(Error::Visitor)
             }
-            _ => Err(Error::File(changed(
+            FileType::Fifo
+            | FileType::Socket
+            | FileType::CharacterDevice
+            | FileType::BlockDevice
+            | FileType::Unknown => Err(Error::File(changed(
                 "archiving",
                 &path,
                 "it is neither a regular file, nor a directory, nor a link",

@@ -65,12 +65,10 @@ fn the_tables_are_those_of_nix_to_the_byte() {
         database
             .connection
             .query_row(&format!("pragma {pragma}"), [], |row| {
-                row.get::<_, rusqlite::types::Value>(0)
-            })
-            .map(|value| match value {
-                rusqlite::types::Value::Integer(number) => number.to_string(),
-                rusqlite::types::Value::Text(text) => text,
-                other => panic!("{other:?}"),
+                Ok(match row.get_ref(0)?.as_i64() {
+                    Ok(number) => number.to_string(),
+                    Err(_) => row.get(0)?,
+                })
             })
             .unwrap()
     })
@@ -275,7 +273,7 @@ fn working_files_do_not_make_a_store_full() {
 fn a_stale_index_and_a_missing_log_are_survived() {
     let store = TestStore::new();
     drop(open(&store).unwrap());
-    fs::write(db_file(&store, "db.sqlite-shm"), [0xff; 32_768]).unwrap();
+    fs::write(db_file(&store, "db.sqlite-shm"), vec![0xff; 32_768]).unwrap();
     drop(open(&store).unwrap());
     // What was in the log is lost, the rest is whole.
     let _gone = fs::remove_file(db_file(&store, "db.sqlite-wal"));
