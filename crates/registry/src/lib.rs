@@ -1,7 +1,20 @@
 //! The store on disk: which paths are valid, who may write them, and how they become valid.
 //!
-//! Reading order: [`messages`] (the crate's whole conversation), then the actors, then the modules
-//! that do I/O.
+//! Reading order: [`messages`] (the crate's whole conversation), [`actors`], `tasks` (what takes
+//! several steps), then what the threads do: `db` and `writer`, `ingest`, `path_lock`, `roots`.
+//!
+//! ```text
+//! StoreRegistry ─► readers     questions to the database, one snapshot each
+//!               ─► derivation  derivations, parsed and checked once
+//!               ─► ingest      outputs, texts and sources: check, make canonical, hash, move ─┐
+//!               ─► roots       the temporary roots file; locks for texts and sources          │
+//!                  writer      one sync and one transaction for all that wait ◄───────────────┘
+//!                  deletion    whatever was taken out of the store
+//! LockKeeper    ─► locking     opening and trying locks; one more thread for each lock awaited
+//! ```
+//!
+//! Every tree is walked by descriptors (`tree`); everything unfinished lies in a locked directory of
+//! ours inside the store (`staging`).
 
 #![forbid(unsafe_code)]
 

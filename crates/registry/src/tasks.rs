@@ -109,24 +109,22 @@ pub(crate) async fn add_path(queues: Queues, request: AddPath) -> Result<StorePa
 ///
 /// Waiting is left to the lock's own thread: a builder may hold it for hours.
 async fn lock_invalid(queues: &Queues, path: &StorePath) -> Result<Option<OutputLocks>, Error> {
-    let root = path.clone();
-    queues.roots.run(|roots| roots.add(vec![root])).await?;
     loop {
-        if is_valid(queues, path).await? {
-            return Ok(None);
-        }
         let locker = queues.locker.clone();
-        let paths = BTreeSet::from([path.clone()]);
-        match queues.roots.run(move |_| locker.try_lock(paths)).await? {
-            LockAttempt::Acquired(locks) => {
-                // Whoever had it until now may have made the path valid.
-                return Ok(if is_valid(queues, path).await? {
-                    None
-                } else {
-                    Some(locks)
-                });
-            }
-            LockAttempt::Busy { path, .. } => queues.wait_for_lock(&path).await?,
+        let wanted = path.clone();
+        let attempt = queues
+            .roots
+            .run(move |roots| {
+                roots.add(vec![wanted.clone()])?;
+                locker.try_lock(BTreeSet::from([wanted]))
+            })
+            .await?;
+        // Asked after the attempt: whoever had the lock until now may have made the path valid.
+        // And a valid path is not waited for, whatever its lock is held for.
+        match (is_valid(queues, path).await?, attempt) {
+            (true, _) => return Ok(None),
+            (false, LockAttempt::Acquired(locks)) => return Ok(Some(locks)),
+            (false, LockAttempt::Busy { path, .. }) => queues.wait_for_lock(&path).await?,
         }
     }
 }

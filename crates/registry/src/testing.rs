@@ -130,6 +130,24 @@ impl Registry {
     }
 }
 
+/// Returns once the kernel has a waiter for the lock: nothing else tells.
+pub(crate) async fn until_waiting(lock: &Path) {
+    let inode = format!(
+        ":{} ",
+        std::os::unix::fs::MetadataExt::ino(&fs::metadata(lock).unwrap())
+    );
+    loop {
+        let locks = fs::read_to_string("/proc/locks").unwrap();
+        if locks
+            .lines()
+            .any(|line| line.contains("->") && line.contains(&inode))
+        {
+            return;
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
 /// Says why a test does nothing here; fails instead where everything must run.
 pub(crate) fn skip(reason: &str) {
     assert!(

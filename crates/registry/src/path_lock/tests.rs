@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::*;
 use crate::messages::{AwaitLock, TryLockOutputs};
 use crate::start::Registry;
-use crate::testing::{Canary, TestStore, path};
+use crate::testing::{Canary, TestStore, path, until_waiting};
 
 /// Another process that holds a lock until its standard input ends.
 struct Holder {
@@ -158,21 +158,6 @@ async fn a_lock_released_by_another_process_wakes_its_waiter_at_once() {
     }
     delays.sort();
     assert!(delays[5] <= Duration::from_millis(20), "{delays:?}");
-}
-
-/// Returns once the kernel has a waiter for the lock: nothing else tells.
-async fn until_waiting(lock: &Path) {
-    let inode = format!(":{} ", fs::metadata(lock).unwrap().ino());
-    loop {
-        let locks = fs::read_to_string("/proc/locks").unwrap();
-        if locks
-            .lines()
-            .any(|line| line.contains("->") && line.contains(&inode))
-        {
-            return;
-        }
-        tokio::task::yield_now().await;
-    }
 }
 
 #[actix::test]

@@ -14,7 +14,7 @@ use crate::messages::{
     QueryReferrers, QueryValidDerivers, QueryValidPaths, TryLockOutputs,
 };
 use crate::start::Registry;
-use crate::testing::{Scratch, TestStore, fixtures, has_nix, path};
+use crate::testing::{Scratch, TestStore, fixtures, has_nix, path, until_waiting};
 
 async fn text(
     registry: &Registry,
@@ -296,6 +296,94 @@ async fn a_text_whose_lock_is_held_waits_and_others_do_not() {
     assert_eq!(added.unwrap(), held);
     other.stop().await;
     registry.stop().await;
+}
+
+#[actix::test]
+async fn nix_waits_for_our_lock_and_we_for_nothing_that_is_valid() {
+    if !has_nix("nix_waits_for_our_lock_and_we_for_nothing_that_is_valid") {
+        return;
+    }
+    let store = TestStore::new();
+    let registry = store.start_and_settle().await;
+    let file = store.root.join("file");
+    fs::write(&file, "contents").unwrap();
+    let twin = TestStore::new();
+    let added = twin.nix_store(&["--add", file.to_str().unwrap()]);
+    let added = store.layout().store_dir.parse(added.trim()).unwrap();
+    let paths = [added.clone()].into();
+    let locks = registry.locks.send(TryLockOutputs { paths }).await.unwrap();
+    let mut nix = std::process::Command::new("nix-store")
+        .arg("--store")
+        .arg(&store.root)
+        .arg("--add")
+        .arg(&file)
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut lock = store.real_path(&added).into_os_string();
+    lock.push(".lock");
+    until_waiting(Path::new(&lock)).await;
+    assert!(nix.try_wait().unwrap().is_none());
+    drop(locks);
+    assert!(nix.wait().unwrap().success());
+    // What Nix has just made valid is valid for us at once, even while its lock is taken.
+    let paths = [added.clone()].into();
+    let _locks = registry.locks.send(TryLockOutputs { paths }).await.unwrap();
+    assert_eq!(source(&registry, &file, "file").await.unwrap(), added);
+    registry.stop().await;
+}
+
+#[actix::test]
+async fn five_programs_add_the_same_things_to_one_store_at_once() {
+    if !has_nix("five_programs_add_the_same_things_to_one_store_at_once") {
+        return;
+    }
+    let store = TestStore::new();
+    let files: Vec<_> = (0..20)
+        .map(|idx| {
+            let file = store.root.join(format!("file{idx}"));
+            fs::write(&file, format!("contents {idx}")).unwrap();
+            file
+        })
+        .collect();
+    let registries: Vec<Registry> = (0..3).map(|_| store.start()).collect();
+    let mut nixes: Vec<_> = (0..2)
+        .map(|_| {
+            std::process::Command::new("nix-store")
+                .arg("--store")
+                .arg(&store.root)
+                .arg("--add")
+                .args(&files)
+                .stdout(std::process::Stdio::null())
+                .spawn()
+                .unwrap()
+        })
+        .collect();
+    let mut adding = Vec::new();
+    for file in &files {
+        for registry in &registries {
+            let (registry, file) = (registry.clone(), file.clone());
+            let name = file.file_name().unwrap().to_str().unwrap().to_owned();
+            adding.push(actix::spawn(async move {
+                source(&registry, &file, &name).await.unwrap()
+            }));
+        }
+    }
+    let mut added = BTreeSet::new();
+    for adding in adding {
+        added.insert(adding.await.unwrap());
+    }
+    for nix in &mut nixes {
+        assert!(nix.wait().unwrap().success());
+    }
+    assert_eq!(added.len(), files.len());
+    for registry in registries {
+        registry.stop().await;
+    }
+    store.nix_store(&["--verify", "--check-contents"]);
+    let connection = rusqlite::Connection::open(store.database()).unwrap();
+    let verdict = connection.query_row("pragma integrity_check", [], |row| row.get(0));
+    assert_eq!(verdict, Ok("ok".to_owned()));
 }
 
 #[actix::test]
