@@ -80,7 +80,15 @@ pub(super) async fn build(
         settings: Arc::clone(&settings),
         host_environment: session.environment.to_bytes(),
     })
-    .map_err(|error| explain(&layout, Failure::new(error)))?;
+    .map_err(|error| {
+        let is_the_stores = matches!(error, scheduler::Error::OpenStore(_));
+        let failure = Failure::new(error);
+        if is_the_stores {
+            explain(&layout, failure)
+        } else {
+            failure
+        }
+    })?;
     let run = Run {
         session,
         arguments,
