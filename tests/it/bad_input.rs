@@ -323,7 +323,7 @@ fn an_output_that_others_may_write_is_refused() {
     };
     for (name, mode) in [("group", "0664"), ("world", "0646")] {
         let drv = store.script(name, &format!("echo x > $out; chmod {mode} $out"));
-        refused(&store, &[&drv], &["writable", &drv]);
+        refused(&store, &[&drv], &["permission", &drv]);
     }
 }
 

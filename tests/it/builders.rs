@@ -1,9 +1,12 @@
 //! Builders that do what nobody expects, and how long the others wait for them.
 
+use std::path::Path;
 use std::time::Duration;
 
 use it::snapshot::Snapshot;
 use it::{Finished, Profile, TestStore, debris, event_stream, measure, requirement};
+
+use crate::guard::PROBE;
 
 /// How long a build may take whose builder does nothing that takes time.
 const SOON: Duration = Duration::from_secs(10);
@@ -137,13 +140,11 @@ fn an_output_nested_4000_deep_is_stored_and_one_of_5000_is_refused() {
     if !requirement::genuine_nix() {
         return;
     }
-    let nested = |depth: usize| {
-        format!(
-            "mkdir $out; cd $out; n=0; while [ $n -lt {depth} ]; do mkdir d; cd d; n=$((n + 1)); done"
-        )
-    };
+    let nested =
+        |depth: usize| format!("{PROBE}mkdir $out; cd $out; probe nest {depth}; cd /; ls $out");
     for profile in Profile::all() {
         let store = TestStore::of(profile);
+        store.provide_with_libraries(Path::new(env!("CARGO_BIN_EXE_probe")));
         let shallow = store.script("shallow", &nested(4000));
         store.goalctl(["build", &shallow]).succeed();
         let deep = store.script("deep", &nested(5000));

@@ -116,10 +116,11 @@ fn a_builder_cannot_leave_its_root_though_it_may_change_it_in_a_namespace_of_its
         |store, drv, finished| {
             let seen = output_text(store, drv, finished);
             assert!(!seen.contains("home") && !seen.contains("CANARY"), "{seen}");
-            // No mount shows a folder of the host but those of the store and the build.
+            // Nothing of the host is mounted but the shell, and folders of the store's own.
             for line in seen.lines().filter(|line| line.contains(" - ext4 ")) {
-                let source = line.split(' ').nth(3).expect("mountinfo has columns");
-                assert!(source.contains("/nix/"), "mounted from the host: {line}");
+                let columns: Vec<&str> = line.split(' ').collect();
+                let is_known = columns[3].contains("/nix/") || columns[4] == "/bin/sh";
+                assert!(is_known, "mounted from the host: {line}");
             }
         },
     );
@@ -221,7 +222,10 @@ fn a_builder_sees_no_process_but_its_own() {
             let names = output_text(store, drv, finished);
             assert!(names.lines().count() >= 2, "{names}");
             for name in names.lines() {
-                assert!(["sandbox-init", "sh", "cat"].contains(&name), "{name}");
+                assert!(
+                    name.contains("sandbox-i") || ["sh", "cat"].contains(&name),
+                    "{name}"
+                );
             }
         },
     );
@@ -306,7 +310,7 @@ fn without_namespaces_nothing_is_built_unsandboxed() {
     wrapper.args(["-f", "-q", "-o", "/dev/null", "-e", "trace=unshare"]);
     wrapper.args(["-e", "inject=unshare:error=EPERM"]);
     let finished = store.goalctl(["build", &drv]).under(wrapper).run();
-    finished.expect_status(1);
+    finished.expect_status(100);
     finished.expect_error("while setting up the build environment");
     debris::assert_clean(&store);
 }

@@ -228,10 +228,13 @@ impl TestStore {
         drv
     }
 
-    /// Writes a derivation whose builder is a shell script.
+    /// Writes a derivation whose builder is a shell script, in which `${tools}` is a folder of
+    /// programs.
     #[must_use]
     pub fn script(&self, name: &str, script: &str) -> String {
-        self.instantiate_one(&format!("mk \"{name}\" ''{script}'' {{ }}"))
+        // A quoted string of Nix: `${tools}` is replaced, everything else is the script's own.
+        let quoted = script.replace('\\', "\\\\").replace('"', "\\\"");
+        self.instantiate_one(&format!("mk \"{name}\" \"{quoted}\" {{ }}"))
     }
 
     /// Puts a text file into the store under the path that follows from it, valid, though no

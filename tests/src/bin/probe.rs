@@ -30,7 +30,16 @@ fn main() {
         ["socket", file] => {
             std::os::unix::net::UnixListener::bind(file).expect("a socket can be bound");
         }
+        ["nest", depth] => nest(depth.parse().expect("a depth is a number")),
         other => panic!("no such probe: {other:?}"),
+    }
+}
+
+/// Makes folders within folders, deeper than any path is long.
+fn nest(depth: usize) {
+    for _ in 0..depth {
+        std::fs::create_dir("d").expect("a folder can be made");
+        std::env::set_current_dir("d").expect("one's own folder can be entered");
     }
 }
 
