@@ -80,6 +80,17 @@ pub struct LogLines {
     pub credit: Arc<LogCredit>,
 }
 
+impl LogLines {
+    /// Wraps lines that count against no budget, for programs that make events of their own.
+    #[must_use]
+    pub fn unbudgeted(text: Bytes) -> Self {
+        Self {
+            text,
+            credit: Arc::new(LogCredit { permit: None }),
+        }
+    }
+}
+
 /// A share of a session's log budget.
 #[derive(Debug)]
 pub struct LogCredit {

@@ -80,7 +80,15 @@ pub(super) async fn build(
         settings: Arc::clone(&settings),
         host_environment: session.environment.to_bytes(),
     })
-    .map_err(|error| explain(&layout, Failure::new(error)))?;
+    .map_err(|error| {
+        let is_the_stores = matches!(error, scheduler::Error::OpenStore(_));
+        let failure = Failure::new(error);
+        if is_the_stores {
+            explain(&layout, failure)
+        } else {
+            failure
+        }
+    })?;
     let run = Run {
         session,
         arguments,
@@ -370,28 +378,30 @@ impl Run<'_> {
             {
                 output.line(dir.print(path))?;
             }
-            self.say_what_failed(outcomes, counts);
         }
+        self.say_what_failed(outcomes, counts);
         output.flush()
     }
 
     fn say_what_failed(&self, outcomes: &[(Wanted, Arc<Outcome>)], counts: Counts) {
         let style = self.session.style;
         for (wanted, outcome) in outcomes {
-            // What failed by itself has been told when it happened.
+            // What failed by itself has been told when it happened, with its message.
             let told = if outcome.status == Status::DependencyFailed {
-                outcome.message.lines().next().unwrap_or_default()
+                outcome
+                    .message
+                    .lines()
+                    .next()
+                    .unwrap_or_default()
+                    .to_owned()
             } else if outcome.status == Status::Cancelled {
-                "cancelled, because another goal failed"
+                let path = self.layout.store_dir.print(wanted.key().path());
+                format!("'{path}' was given up, because another goal failed")
             } else {
                 continue;
             };
-            let path = self.layout.store_dir.print(wanted.key().path());
             let told = sanitise(told.as_bytes(), Style::Plain);
-            say(&format!(
-                "{} '{path}': {told}\n",
-                style.warning("not built:")
-            ));
+            say(&format!("{} {told}\n", style.warning("not built:")));
         }
         if counts.n_failed > 0 && counts.n_built + counts.n_failed > 1 {
             say(&format!(

@@ -35,9 +35,10 @@ impl Human {
 
     /// Prints lines that stay, above the view.
     pub(crate) fn print(&self, lines: &str) {
-        for line in lines.lines() {
-            // A terminal that is gone shows nothing, and the signal for that comes by itself.
-            let _gone = self.terminal.println(line);
+        if !lines.is_empty() {
+            // All at once, since each call draws the view anew. A terminal that is gone shows
+            // nothing, and the signal for that comes by itself.
+            let _gone = self.terminal.println(lines.trim_end_matches('\n'));
         }
     }
 
@@ -64,11 +65,10 @@ impl Human {
 
     /// Removes the view; what was printed stays.
     pub(crate) fn clear(&mut self) {
-        for line in self.lines.drain(..) {
-            line.finish_and_clear();
-            self.terminal.remove(&line);
-        }
         // As in `print`.
         let _gone = self.terminal.clear();
+        // What happens to the lines from here on must not draw them again.
+        self.terminal.set_draw_target(ProgressDrawTarget::hidden());
+        self.lines.clear();
     }
 }

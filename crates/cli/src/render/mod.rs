@@ -4,7 +4,7 @@
 use std::io::IsTerminal as _;
 use std::time::SystemTime;
 
-use scheduler::Event;
+use scheduler::{Event, EventKind};
 use serde_json::Value;
 use store_model::StoreDir;
 
@@ -20,6 +20,9 @@ pub(crate) mod json;
 pub(crate) mod plain;
 pub(crate) mod progress;
 pub(crate) mod sanitise;
+
+#[cfg(test)]
+mod tests;
 
 /// Whether text for people may have colours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -134,6 +137,10 @@ impl Renderer {
             View::Json => {
                 let path = self.progress.path(event.goal);
                 output.line(json::event(event, path, &self.store_dir))?;
+                // Whoever watches a program that reads the lines is told what failed.
+                if let EventKind::Finished(_) = event.kind {
+                    say(&self.plain.lines(event, &self.progress));
+                }
             }
         }
         self.progress.update(event);

@@ -15,6 +15,13 @@ impl fmt::Display for GoalId {
 }
 
 impl GoalId {
+    /// Wraps a number, for programs that make events of their own, such as tests of what shows
+    /// them; a scheduler's ids come from the scheduler.
+    #[must_use]
+    pub const fn new(number: u32) -> Self {
+        Self(number)
+    }
+
     /// Returns the number that the sandbox knows this goal's build by: a goal builds at most once.
     pub(crate) fn as_build_number(self) -> u64 {
         u64::from(self.0)
@@ -24,6 +31,14 @@ impl GoalId {
 /// Names one request within one scheduler. Never used twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId(pub(crate) u32);
+
+impl RequestId {
+    /// Wraps a number; see [`GoalId::new`].
+    #[must_use]
+    pub const fn new(number: u32) -> Self {
+        Self(number)
+    }
+}
 
 impl fmt::Display for RequestId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
