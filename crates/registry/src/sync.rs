@@ -4,7 +4,6 @@
 //! waits for whatever else the file system has not written, such as the gigabytes of a builder next
 //! door; where there is much of that, the batch's own files are synced one by one.
 
-use std::ffi::CString;
 use std::fs;
 use std::os::fd::{AsFd as _, BorrowedFd};
 
@@ -12,6 +11,7 @@ use store_model::StorePath;
 
 use crate::Error;
 use crate::layout::Layout;
+use crate::staging::c_name;
 use crate::tree::{self, Here, Visitor};
 
 /// How many unwritten bytes a `syncfs` may find: half a second of a slow disk.
@@ -19,7 +19,7 @@ const DIRTY_LIMIT_BYTES: u64 = 256 << 20;
 
 /// How to make a batch durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Strategy {
+pub(crate) enum Strategy {
     /// One call for all of the file system.
     WholeFileSystem,
     /// Each file and directory of the batch, then the store directory.
@@ -36,35 +36,47 @@ impl Strategy {
     }
 }
 
-/// Waits until the contents and the names of `paths` would survive a power cut.
-///
-/// # Errors
-/// The kernel could not write something; nothing of the batch may become valid then.
-pub(crate) fn make_durable<'a>(
-    layout: &Layout,
-    paths: impl Iterator<Item = &'a StorePath>,
-) -> Result<(), Error> {
-    let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    apply(Strategy::choose(dirty_bytes(&meminfo)), layout, paths)
-}
+impl Strategy {
+    /// Chooses by what the machine has not written yet.
+    pub(crate) fn now() -> Self {
+        let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        Self::choose(dirty_bytes(&meminfo))
+    }
 
-fn apply<'a>(
-    strategy: Strategy,
-    layout: &Layout,
-    paths: impl Iterator<Item = &'a StorePath>,
-) -> Result<(), Error> {
-    let synced = match strategy {
-        Strategy::WholeFileSystem => rustix::fs::syncfs(&layout.store),
-        Strategy::EachFile => {
-            for path in paths {
-                let name = CString::new(path.base_name()).unwrap_or_default();
-                let real_path = layout.real_path(path);
-                tree::walk(layout.store.as_fd(), &name, &real_path, &mut SyncEach)?;
+    /// Waits until the contents of some paths would survive a power cut, where each path is synced
+    /// on its own.
+    ///
+    /// # Errors
+    /// The kernel could not write something; these paths may not become valid then.
+    pub(crate) fn sync_each<'a>(
+        self,
+        layout: &Layout,
+        paths: impl Iterator<Item = &'a StorePath>,
+    ) -> Result<(), Error> {
+        match self {
+            Self::WholeFileSystem => Ok(()),
+            Self::EachFile => {
+                for path in paths {
+                    let name = c_name(path.base_name());
+                    let real_path = layout.real_path(path);
+                    tree::walk(layout.store.as_fd(), &name, &real_path, &mut SyncEach)?;
+                }
+                Ok(())
             }
-            rustix::fs::fsync(&layout.store)
         }
-    };
-    synced.map_err(|errno| Error::file("syncing", &layout.paths.real_store_dir, errno))
+    }
+
+    /// Waits until all that is left of a batch would survive a power cut: its names at least.
+    ///
+    /// # Errors
+    /// The kernel could not write something; nothing of the batch may become valid then.
+    pub(crate) fn sync_rest(self, layout: &Layout) -> Result<(), Error> {
+        match self {
+            Self::WholeFileSystem => rustix::fs::syncfs(&layout.store),
+            Self::EachFile => rustix::fs::fsync(&layout.store),
+        }
+        .map_err(|errno| Error::file("syncing", &layout.paths.real_store_dir, errno))
+    }
 }
 
 /// Reads how much of the page cache is not on any disk yet.
@@ -108,8 +120,29 @@ impl Visitor for SyncEach {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
+    use store_model::Settings;
+
     use super::*;
+    use crate::testing::{TestStore, path};
+
+    #[test]
+    fn both_ways_sync_whole_trees() {
+        let store = TestStore::new();
+        let layout = Layout::open(store.layout(), &Settings::default()).unwrap();
+        let object = path('a', "x");
+        let dir = store.real_path(&object);
+        fs::create_dir_all(dir.join("sub")).unwrap();
+        fs::write(dir.join("sub/file"), "x").unwrap();
+        std::os::unix::fs::symlink("nowhere", dir.join("link")).unwrap();
+        for strategy in [Strategy::WholeFileSystem, Strategy::EachFile] {
+            strategy.sync_each(&layout, [&object].into_iter()).unwrap();
+            strategy.sync_rest(&layout).unwrap();
+        }
+        let missing = Strategy::EachFile.sync_each(&layout, [&path('b', "x")].into_iter());
+        assert!(matches!(missing, Err(Error::File { .. })));
+    }
 
     #[test]
     fn unwritten_bytes_are_those_dirty_and_those_on_their_way() {

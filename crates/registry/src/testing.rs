@@ -30,18 +30,29 @@ pub(crate) fn path(digit: char, name: &str) -> StorePath {
 
 /// A store of its own for one test.
 pub(crate) struct TestStore {
-    pub(crate) dir: TempDir,
+    pub(crate) root: PathBuf,
+    _dir: Option<TempDir>,
 }
 
 impl TestStore {
     pub(crate) fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
         Self {
-            dir: tempfile::tempdir().unwrap(),
+            root: dir.path().to_owned(),
+            _dir: Some(dir),
+        }
+    }
+
+    /// A store that another test has made, and will remove.
+    pub(crate) fn at(root: &Path) -> Self {
+        Self {
+            root: root.to_owned(),
+            _dir: None,
         }
     }
 
     pub(crate) fn layout(&self) -> StoreLayout {
-        StoreLayout::under_root(self.dir.path())
+        StoreLayout::under_root(&self.root)
     }
 
     pub(crate) fn start(&self) -> Registry {
@@ -77,7 +88,7 @@ impl TestStore {
     pub(crate) fn nix_store(&self, args: &[&str]) -> String {
         let output = Command::new("nix-store")
             .arg("--store")
-            .arg(self.dir.path())
+            .arg(&self.root)
             .args(args)
             .env("NIX_REMOTE", "")
             .output()
@@ -173,7 +184,7 @@ impl Scratch {
     /// Makes a scratch directory beside the store's objects.
     pub(crate) fn new(store: &TestStore) -> Self {
         let drv_path = path('d', "test.drv");
-        let dir = store.dir.path().join("nix/scratch");
+        let dir = store.root.join("nix/scratch");
         fs::create_dir_all(&dir).unwrap();
         let euid = rustix::process::geteuid();
         Self {
@@ -226,7 +237,9 @@ impl Scratch {
 
     /// Gives everything to the builder, without following links.
     pub(crate) fn hand_over(&self) {
-        chown_all(&self.dir, self.builder_uid);
+        if rustix::process::geteuid().is_root() {
+            chown_all(&self.dir, self.builder_uid);
+        }
     }
 
     /// Returns the request that registers everything.

@@ -155,32 +155,46 @@ impl State {
 
     /// Makes a batch durable; returns how each of its commits fared.
     fn commit(&self, batch: &[Commit]) -> Result<Vec<Result<(), Error>>, Error> {
-        if self.content_sync == ContentSync::Durable {
-            let registrations = batch.iter().flat_map(|commit| &commit.registrations);
-            sync::make_durable(
-                &self.layout,
-                registrations.map(|registration| &registration.info.path),
-            )?;
-        }
+        let mut outcomes = self.sync_contents(batch)?;
         let failed = |source| self.database.failed("committing", source);
         let mut transaction = self.database.begin()?;
-        let mut outcomes = Vec::with_capacity(batch.len());
-        for commit in batch {
+        for (commit, outcome) in batch.iter().zip(&mut outcomes) {
+            if outcome.is_err() {
+                continue;
+            }
             let mut savepoint = transaction.savepoint().map_err(failed)?;
-            let outcome = register_valid(&self.database, &commit.registrations);
+            *outcome = register_valid(&self.database, &commit.registrations);
             // A full disk can end the whole transaction. Without this check the next savepoint
             // would open a new one, and commit what we report as failed.
             if self.database.connection.is_autocommit() {
-                return Err(outcome.err().unwrap_or_else(|| failed(rolled_back())));
+                let cause = std::mem::replace(outcome, Ok(())).err();
+                return Err(cause.unwrap_or_else(|| failed(rolled_back())));
             }
             if outcome.is_err() {
                 savepoint.rollback().map_err(failed)?;
             }
             savepoint.commit().map_err(failed)?;
-            outcomes.push(outcome);
         }
         transaction.commit().map_err(failed)?;
         Ok(outcomes)
+    }
+
+    /// Syncs what a batch makes valid; returns which of its commits may go on.
+    fn sync_contents(&self, batch: &[Commit]) -> Result<Vec<Result<(), Error>>, Error> {
+        if self.content_sync == ContentSync::Relaxed {
+            return Ok(batch.iter().map(|_| Ok(())).collect());
+        }
+        let strategy = sync::Strategy::now();
+        let synced = batch
+            .iter()
+            .map(|commit| {
+                let registrations = commit.registrations.iter();
+                let paths = registrations.map(|registration| &registration.info.path);
+                strategy.sync_each(&self.layout, paths)
+            })
+            .collect();
+        strategy.sync_rest(&self.layout)?;
+        Ok(synced)
     }
 }
 

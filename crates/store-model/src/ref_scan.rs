@@ -261,6 +261,23 @@ mod tests {
     }
 
     #[test]
+    fn a_hash_part_is_found_at_every_offset_after_bytes_of_every_sort() {
+        let mentioned = path(1, "mentioned");
+        for before in ["e", "0", "e0", "0000000e", "\0"] {
+            for n_before in 0..150 {
+                let text: Vec<u8> = before
+                    .bytes()
+                    .cycle()
+                    .take(n_before)
+                    .chain(mentioned.base_name().bytes())
+                    .collect();
+                let found = scan(std::slice::from_ref(&mentioned), &[&text]);
+                assert_eq!(found.len(), 1, "{n_before} of {before:?}");
+            }
+        }
+    }
+
+    #[test]
     fn a_hash_part_is_found_among_other_digits_and_without_its_name() {
         let mentioned = path(1, "mentioned");
         let hash_part = mentioned.hash_part();

@@ -2,6 +2,8 @@
 echo "compiling the library"
 mkdir -p "$out/lib" "$dev/include"
 cp "$header" "$dev/include/greet.h"
-# Under its own name, so that the code finds its header.
+# Under a name of its own: the compiler notes the name of what it compiles, and the path of the
+# source would become a reference of the library.
+cp "$code" greet.c
 gcc -Wall -Wextra -O2 -fPIC -shared -I"$dev/include" \
-    -Wl,-soname,libgreet.so -o "$out/lib/libgreet.so" "$code"
+    -Wl,-soname,libgreet.so -o "$out/lib/libgreet.so" greet.c

@@ -148,7 +148,7 @@ fn a_link_in_the_place_of_a_derivation_is_not_followed() {
     let mut hashes = HashModuloCache::new(bench.layout.paths.store_dir.clone());
     let (path, text, _) = make("a", &[], &mut hashes);
     bench.plant(&path, &text);
-    let elsewhere = bench.store.dir.path().join("elsewhere");
+    let elsewhere = bench.store.root.join("elsewhere");
     fs::rename(bench.store.real_path(&path), &elsewhere).unwrap();
     std::os::unix::fs::symlink(&elsewhere, bench.store.real_path(&path)).unwrap();
     let (mut derivations, _store) = bench.derivations();

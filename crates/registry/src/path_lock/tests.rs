@@ -248,7 +248,7 @@ async fn a_planted_link_is_refused_and_its_target_not_written_to() {
     let store = TestStore::new();
     let registry = store.start_and_settle().await;
     let path = path('a', "x");
-    let canary = Canary::new(store.dir.path().join("canary"));
+    let canary = Canary::new(store.root.join("canary"));
     symlink(canary.path(), lock_file(&store, &path)).unwrap();
     let refused = try_lock(&registry, std::slice::from_ref(&path)).await;
     assert!(
@@ -271,8 +271,8 @@ async fn a_planted_hard_link_is_never_written_to() {
     let store = TestStore::new();
     let registry = store.start_and_settle().await;
     let path = path('a', "x");
-    let canary = Canary::new(store.dir.path().join("canary"));
-    let empty = store.dir.path().join("empty");
+    let canary = Canary::new(store.root.join("canary"));
+    let empty = store.root.join("empty");
     fs::write(&empty, "").unwrap();
     for target in [canary.path(), &empty] {
         fs::hard_link(target, lock_file(&store, &path)).unwrap();

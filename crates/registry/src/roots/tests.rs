@@ -126,7 +126,7 @@ async fn nix_collects_what_is_no_root_and_keeps_what_is() {
     registry.stop().await;
     // Adding made each of them a temporary root of the registry that has stopped.
     let registry = store.start();
-    let link = store.dir.path().join("result");
+    let link = store.root.join("result");
     let request = AddIndirectRoot {
         link: link.clone(),
         target: paths[0].clone(),
@@ -150,7 +150,7 @@ async fn nix_collects_what_is_no_root_and_keeps_what_is() {
 fn a_link_that_is_not_ours_is_left_alone() {
     let store = TestStore::new();
     let layout = layout(&store);
-    let link = store.dir.path().join("result");
+    let link = store.root.join("result");
     let add = |link: &Path| add_indirect_root(&layout, link, &path('a', "x"));
     fs::write(&link, "mine").unwrap();
     assert!(matches!(add(&link), Err(Error::LinkOccupied { .. })));

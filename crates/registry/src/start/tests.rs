@@ -116,11 +116,22 @@ fn contents_and_names_are_synced_before_the_row_is_written() {
             .find(what)
             .unwrap_or_else(|| panic!("no {what} in:\n{calls}"))
     };
-    let last_rename = calls.rfind("renameat2(").unwrap();
-    let contents = position("syncfs(");
+    let renamed = calls.rfind("renameat2(").unwrap();
+    // Either the whole file system at once, or each file and then the directory of their names.
+    let synced = if calls.contains("syncfs(") {
+        assert_eq!(calls.matches("syncfs(").count(), 1, "{calls}");
+        position("syncfs(")
+    } else {
+        for output in [path('a', "out"), path('b', "out-dev")] {
+            assert!(
+                position(&format!("/nix/store/{output}>)")) > renamed,
+                "{calls}"
+            );
+        }
+        position("/nix/store>)")
+    };
     let row = calls.rfind("db.sqlite-wal").unwrap();
-    assert!(last_rename < contents && contents < row, "{calls}");
-    assert_eq!(calls.matches("syncfs(").count(), 1, "{calls}");
+    assert!(renamed < synced && synced < row, "{calls}");
 }
 
 #[test]
@@ -155,7 +166,7 @@ async fn a_store_that_is_read_only_is_told_apart_at_the_start() {
         .args(["-m", "sh", "-c", script])
         .arg(std::env::current_exe().unwrap())
         .arg(store.layout().real_store_dir)
-        .env("GOAL_TEST_ROOT", store.dir.path())
+        .env("GOAL_TEST_ROOT", &store.root)
         .output();
     let Ok(output) = output else {
         return skip("unshare is not here");
@@ -187,4 +198,119 @@ async fn inner_start_of_a_read_only_store() {
     assert_eq!(path, layout.real_store_dir);
     assert_eq!(source.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
     println!("refused: {operation}");
+}
+
+/// Runs the inner test below on `store` while calls of the kernel fail; returns what it said.
+fn register_under(store: &TestStore, injection: &str) -> Option<String> {
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-qqq", "-o", "/dev/null", "-e", injection]);
+    if injection.starts_with("inject=pwrite64:error") {
+        // Only where rows are written: the index beside them is made at every start.
+        let log = store.layout().state_dir.join("db/db.sqlite-wal");
+        strace.arg("-P").arg(log);
+    }
+    let ran = strace
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", "start::tests::inner_registration", "--nocapture"])
+        .env("GOAL_TEST_ROOT", &store.root)
+        .output();
+    let Ok(output) = ran else {
+        skip("strace is not here");
+        return None;
+    };
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    Some(format!("{said}{}", output.status))
+}
+
+#[actix::test]
+async fn a_kernel_that_fails_registers_nothing_and_leaves_nothing() {
+    for (injection, words) in [
+        ("inject=syncfs,fsync:error=EIO", ["syncing", "syncing"]),
+        // The log of the database; or contents, where much is unwritten.
+        ("inject=fsync:error=EIO", ["disk I/O error", "syncing"]),
+        (
+            "inject=renameat2:error=ENOSPC",
+            ["moving a build output"; 2],
+        ),
+        ("inject=pwrite64:error=ENOSPC", ["is full"; 2]),
+    ] {
+        let store = TestStore::new();
+        store.start().stop().await;
+        let Some(said) = register_under(&store, injection) else {
+            return;
+        };
+        assert!(said.contains("failed: "), "{injection}: {said}");
+        let is_told = words.iter().any(|words| said.contains(words));
+        assert!(is_told, "{injection}: {said}");
+        assert_eq!(store.objects(), BTreeSet::new(), "{injection}");
+        expect_working(&store).await;
+    }
+}
+
+#[actix::test]
+async fn a_program_killed_at_any_call_leaves_a_store_that_works() {
+    for call in ["renameat2", "syncfs,fsync", "fsync", "pwrite64", "unlinkat"] {
+        for nth in 1..=4 {
+            let store = TestStore::new();
+            store.start().stop().await;
+            let injection = format!("inject={call}:signal=KILL:when={nth}");
+            let Some(said) = register_under(&store, &injection) else {
+                return;
+            };
+            let is_done = said.contains("registered");
+            let registry = store.start_and_settle().await;
+            let paths = vec![path('a', "out")];
+            let valid = registry.store.send(QueryValidPaths { paths }).await;
+            let is_valid = !valid.unwrap().unwrap().is_empty();
+            assert!(is_valid || !is_done, "{injection}: {said}");
+            // A valid path has its contents.
+            if is_valid {
+                let contents = fs::read(store.real_path(&path('a', "out"))).unwrap();
+                assert_eq!(contents, b"contents");
+            }
+            registry.stop().await;
+            if !is_valid {
+                expect_working(&store).await;
+            }
+        }
+    }
+}
+
+/// Registers the same output again, as the next build would.
+async fn expect_working(store: &TestStore) {
+    let registry = store.start();
+    let paths = vec![path('a', "out")];
+    let discarded = registry.store.send(DiscardInvalidPaths { paths }).await;
+    discarded.unwrap().unwrap();
+    let mut scratch = Scratch::new(store);
+    fs::write(scratch.output("out", &path('a', "out")), "contents").unwrap();
+    registry.register(scratch.finish()).await.unwrap();
+    registry.stop().await;
+    let names: BTreeSet<String> = fs::read_dir(store.layout().real_store_dir)
+        .unwrap()
+        .map(|listed| listed.unwrap().file_name().into_string().unwrap())
+        .collect();
+    let wanted = [".links".to_owned(), path('a', "out").to_string()];
+    assert_eq!(names, wanted.into());
+}
+
+/// The other half of the two tests above, and nothing on its own.
+#[actix::test]
+#[expect(clippy::print_stdout, reason = "the outer test reads it")]
+async fn inner_registration() {
+    let Some(root) = std::env::var_os("GOAL_TEST_ROOT") else {
+        return;
+    };
+    let store = TestStore::at(Path::new(&root));
+    let registry = match start(store.layout(), &Settings::default()) {
+        Ok(registry) => registry,
+        Err(error) => return println!("failed: {error:?}"),
+    };
+    let mut scratch = Scratch::new(&store);
+    fs::write(scratch.output("out", &path('a', "out")), "contents").unwrap();
+    match registry.register(scratch.finish()).await {
+        Ok(_) => println!("registered"),
+        Err(error) => println!("failed: {error} {error:?}"),
+    }
+    registry.stop().await;
 }

@@ -74,7 +74,7 @@ async fn a_source_tree_gets_the_path_and_the_row_that_nix_gives_it() {
         return;
     }
     let (ours, theirs) = (TestStore::new(), TestStore::new());
-    let tree = ours.dir.path().join("tree");
+    let tree = ours.root.join("tree");
     fs::create_dir_all(tree.join("sub/empty")).unwrap();
     fs::write(tree.join("sub/file"), "contents").unwrap();
     fs::write(tree.join("tool"), "#!/bin/sh\n").unwrap();
@@ -112,7 +112,7 @@ async fn a_flat_file_gets_the_path_that_nix_gives_it_and_is_not_executable() {
         return;
     }
     let (ours, theirs) = (TestStore::new(), TestStore::new());
-    let file = ours.dir.path().join("tool");
+    let file = ours.root.join("tool");
     fs::write(&file, "#!/bin/sh\n").unwrap();
     fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
     let registry = ours.start();
@@ -135,7 +135,7 @@ async fn a_flat_file_gets_the_path_that_nix_gives_it_and_is_not_executable() {
 async fn a_source_with_a_socket_is_refused_by_the_sockets_path() {
     let store = TestStore::new();
     let registry = store.start();
-    let tree = store.dir.path().join("tree");
+    let tree = store.root.join("tree");
     fs::create_dir_all(tree.join("a/b")).unwrap();
     drop(UnixListener::bind(tree.join("a/b/sock")).unwrap());
     let error = source(&registry, &tree, "tree").await.unwrap_err();

@@ -362,6 +362,26 @@ mod tests {
     }
 
     #[test]
+    fn every_single_byte_mutation_is_refused_or_read_and_never_panics() {
+        let store_dir = StoreDir::default();
+        let mut mutated = AWKWARD.to_vec();
+        let mut n_read = 0;
+        for position in 0..AWKWARD.len() {
+            for byte in 0..=u8::MAX {
+                mutated[position] = byte;
+                if let Ok(derivations) = derivations_from_json(&mutated, &store_dir) {
+                    let printed = derivations_to_json(&derivations, &store_dir);
+                    let read_again = derivations_from_json(&printed, &store_dir);
+                    assert_eq!(read_again, Ok(derivations));
+                    n_read += 1;
+                }
+            }
+            mutated[position] = AWKWARD[position];
+        }
+        assert!(n_read > AWKWARD.len());
+    }
+
+    #[test]
     fn repeated_unknown_and_missing_members_are_refused() {
         assert!(parse(&with_outputs_and_env(r#""out":{}"#, r#""a":"1""#)).is_ok());
         for (outputs, env) in [

@@ -124,8 +124,8 @@ impl HashModuloCache {
         last.ok_or_else(|| unknown_input(derivation, path).into())
     }
 
-    /// Computes and remembers the hashes of all inputs of `derivation`, which itself need not lie
-    /// in a store.
+    /// Computes and remembers the hashes of all inputs of `derivation` that its own depends on;
+    /// the derivation itself need not lie in a store.
     ///
     /// # Errors
     /// As [`HashModuloCache::hash`].
@@ -134,7 +134,7 @@ impl HashModuloCache {
         derivation: &Derivation,
         load: &mut LoadDerivation<'_, E>,
     ) -> Result<(), E> {
-        for input in derivation.input_derivations.keys() {
+        for input in hashed_inputs(derivation) {
             if !self.hashes.contains_key(input) {
                 let loaded = load(input)?;
                 self.hash(input, &loaded, load)?;
@@ -220,13 +220,23 @@ struct Visit {
 
 impl Visit {
     fn new(path: StorePath, derivation: Arc<Derivation>) -> Self {
-        let inputs: Vec<StorePath> = derivation.input_derivations.keys().cloned().collect();
+        let inputs: Vec<StorePath> = hashed_inputs(&derivation).cloned().collect();
         Self {
             path,
             derivation,
             unvisited: inputs.into_iter(),
         }
     }
+}
+
+/// Returns the inputs whose hashes are part of the derivation's: all, but none where an output is
+/// fixed, however it is made.
+fn hashed_inputs(derivation: &Derivation) -> impl Iterator<Item = &StorePath> {
+    let is_fixed = derivation.is_fixed_output();
+    derivation
+        .input_derivations
+        .keys()
+        .filter(move |_| !is_fixed)
 }
 
 /// Hashes what each fixed output promises, which leaves out how it is made.
@@ -387,6 +397,30 @@ mod tests {
             [(Graph::path(1), ["dvi".parse().unwrap()].into())].into();
         let error = graph.hash(0).unwrap_err().to_string();
         assert!(error.contains("wants output 'dvi'"), "{error}");
+    }
+
+    #[test]
+    fn what_a_fixed_output_is_made_with_is_not_even_loaded() {
+        let mut graph = Graph::default();
+        graph.add(1, [2]);
+        graph.add(0, [1]);
+        let fixed = graph.derivations.get_mut(&Graph::path(1)).unwrap();
+        Arc::make_mut(fixed).outputs = [(
+            OutputName::default(),
+            DerivationOutput::Fixed {
+                method: crate::IngestionMethod::Flat,
+                hash: Hash::digest(HashAlgorithm::Sha256, b""),
+                path: Graph::path(9),
+            },
+        )]
+        .into();
+        let hash = graph.hash(0).unwrap();
+        assert_eq!(hash.finality, Finality::Final);
+        assert_eq!(graph.n_loads, HashMap::from([(Graph::path(1), 1)]));
+        // Nor does it matter: other inputs of the same promise give the same hash.
+        let fixed = graph.derivations.get_mut(&Graph::path(1)).unwrap();
+        Arc::make_mut(fixed).input_derivations.clear();
+        assert_eq!(graph.hash(0), Ok(hash));
     }
 
     #[test]

@@ -7,7 +7,7 @@ mod restore;
 mod walk;
 
 use std::fs::File;
-use std::io::{self, BufReader, Read, Write as _};
+use std::io::{self, BufReader, Read};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -30,10 +30,10 @@ const BUFFER_LEN: usize = 256 * 1024;
 /// Writes the archive of `path` to standard output.
 pub(super) async fn dump(path: PathBuf, interrupts: &mut Interrupts) -> Result<()> {
     on_a_thread(interrupts, move || {
-        let stdout = io::stdout().lock();
-        let writer = NarWriter::new(stdout);
-        let (mut stdout, _summary) = archive(&path, writer)?;
-        stdout.flush().map_err(|error| Failure::stdout(&error))
+        // Not through `io::stdout`, whose lock another thread holds and whose buffer works by line.
+        let stdout = io::stdout().as_fd().try_clone_to_owned();
+        let stdout = stdout.map_err(|error| Failure::stdout(&error))?;
+        archive(&path, NarWriter::new(File::from(stdout))).map(drop)
     })
     .await
 }

@@ -114,7 +114,8 @@ async fn a_database_that_nix_wrote_reads_as_nix_dumps_it() {
     let Some(fixtures) = fixtures() else { return };
     let store = TestStore::new();
     fs::create_dir_all(db_file(&store, "")).unwrap();
-    fs::copy(fixtures.join("db/db.sqlite"), store.database()).unwrap();
+    let database = fs::read(fixtures.join("db/db.sqlite")).unwrap();
+    fs::write(store.database(), database).unwrap();
     fs::write(db_file(&store, "schema"), "10").unwrap();
     let registry = store.start();
     let dump = dump(&registry, &store.layout()).await;

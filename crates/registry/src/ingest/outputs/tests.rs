@@ -153,7 +153,7 @@ async fn a_hard_link_to_a_secret_is_refused_and_the_secret_not_touched() {
     let registry = store.start();
     let mut scratch = Scratch::new(&store);
     let out = scratch.output("out", &path('a', "out"));
-    let canary = Canary::new(store.dir.path().join("canary"));
+    let canary = Canary::new(store.root.join("canary"));
     fs::create_dir(&out).unwrap();
     scratch.hand_over();
     fs::hard_link(canary.path(), out.join("foo")).unwrap();
@@ -179,7 +179,7 @@ async fn a_hard_link_to_a_secret_is_not_copied_into_a_fixed_output() {
     let mut scratch = Scratch::new(&store);
     let hash = Hash::digest(HashAlgorithm::Sha256, b"");
     let out = scratch.fixed(&path('a', "out"), IngestionMethod::Recursive, hash);
-    let canary = Canary::new(store.dir.path().join("canary"));
+    let canary = Canary::new(store.root.join("canary"));
     fs::create_dir(&out).unwrap();
     scratch.hand_over();
     fs::hard_link(canary.path(), out.join("foo")).unwrap();
@@ -230,7 +230,7 @@ async fn hard_links_among_the_outputs_of_one_build_are_fine() {
 async fn a_link_out_of_the_output_stays_a_link() {
     let store = TestStore::new();
     let registry = store.start();
-    let canary = Canary::new(store.dir.path().join("canary"));
+    let canary = Canary::new(store.root.join("canary"));
     let mut scratch = Scratch::new(&store);
     let out = scratch.output("out", &path('a', "out"));
     fs::create_dir(&out).unwrap();
