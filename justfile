@@ -11,7 +11,7 @@ test:
 
 # The end-to-end tests alone; a test that cannot run here fails instead of saying why.
 it *FILTER:
-    GOAL_REQUIRE_SANDBOX=1 cargo test -p it --test it -- {{FILTER}}
+    GOAL_REQUIRE_SANDBOX=1 cargo test -p it -- {{FILTER}}
 
 # The documentation, where a broken link is an error.
 doc:

@@ -165,9 +165,11 @@ fn what_is_added_gets_the_path_that_nix_gives_it() {
         let expected = theirs.nix_store(["--add", "sample"]).succeed();
         assert_eq!(added.output(), expected.output());
 
-        let flat = ours.goalctl(["add", "--flat", "sample/run"]).succeed();
+        let flat = ours
+            .goalctl(["add", "--flat", "sample/folder/file"])
+            .succeed();
         let expected = theirs
-            .nix_store(["--add-fixed", "sha256", "sample/run"])
+            .nix_store(["--add-fixed", "sha256", "sample/folder/file"])
             .succeed();
         assert_eq!(flat.output(), expected.output());
 

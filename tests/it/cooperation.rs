@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use it::graph::LayeredGraph;
-use it::hand_over::{self, PATIENT, Program, await_lock_message};
+use it::hand_over::{PATIENT, Program, await_lock_message};
 use it::{Profile, TestStore, debris, measure, requirement};
 
 #[test]
@@ -35,16 +35,6 @@ fn two_processes_that_want_one_derivation_run_its_builder_once() {
             debris::assert_clean(&store);
         }
     }
-}
-
-#[test]
-fn a_lock_that_goalctl_gives_back_wakes_its_waiter_at_once() {
-    assert_hand_over(Program::Goalctl);
-}
-
-#[test]
-fn a_lock_that_genuine_nix_gives_back_wakes_its_waiter_at_once() {
-    assert_hand_over(Program::GenuineNix);
 }
 
 #[test]
@@ -108,28 +98,6 @@ fn two_derivations_with_one_fixed_output_build_it_once_in_one_process() {
     assert_eq!(finished.output_lines().len(), 3);
     assert_eq!(store.signals().count("runs"), 1);
     debris::assert_clean(&store);
-}
-
-/// Ten times in a row: from the moment when the holder gives the lock back until the waiting
-/// goalctl has returned.
-fn assert_hand_over(holder: Program) {
-    const N_TIMES: usize = 10;
-    if !requirement::genuine_nix() {
-        return;
-    }
-    let store = TestStore::new();
-    hand_over::prepare(&store);
-    let times: Vec<Duration> = (0..N_TIMES)
-        .map(|idx| hand_over::measure(&store, holder, Program::Goalctl, idx))
-        .collect();
-    assert_eq!(store.signals().count("runs"), N_TIMES);
-    debris::assert_clean(&store);
-
-    requirement::say(&format!("from {holder:?} to goalctl: {times:?}"));
-    let median = measure::median(&times);
-    assert!(median <= Duration::from_millis(20), "median {median:?}");
-    let longest = times.iter().max().expect("there are ten");
-    assert!(*longest <= Duration::from_millis(250), "once {longest:?}");
 }
 
 /// Two programs are given the whole graph at once, in opposite order.

@@ -292,7 +292,9 @@ fn all_tests() -> BTreeSet<String> {
 
 /// Returns the folders whose files' paths are module paths, with the crate's name.
 fn crate_roots() -> BTreeMap<PathBuf, String> {
-    let mut roots = BTreeMap::from([(repository().join("tests/it"), "it".to_owned())]);
+    let mut roots: BTreeMap<PathBuf, String> = ["it", "timing"]
+        .map(|name| (repository().join("tests").join(name), name.to_owned()))
+        .into();
     for entry in fs::read_dir(repository().join("crates")).expect("there are crates") {
         let folder = entry.expect("an entry can be read").path();
         let name = folder.file_name().expect("a folder has a name");
