@@ -28,6 +28,7 @@ mod path_info;
 mod plan;
 mod query;
 mod show;
+mod simulate;
 
 /// What every command may look at.
 #[derive(Debug)]
@@ -106,6 +107,7 @@ pub(crate) async fn perform(
             let ConfigAction::Show { names, json, .. } = arguments.action;
             config::show(session, &names, json, &mut output)?;
         }
+        Command::Simulate(arguments) => simulate::simulate(&arguments, &mut output)?,
         Command::Nar(arguments) => match arguments.action {
             NarAction::Dump { path } => nar::dump(path, interrupts).await?,
             NarAction::Restore { path } => nar::restore(path, interrupts).await?,
@@ -152,7 +154,9 @@ async fn perform_on_store(
             Command::Query(arguments) => query::query(&store, &finder, &arguments, output).await,
             Command::Log(arguments) => log::log(&store, &finder, &arguments, output).await,
             // `perform` sends no other command here.
-            Command::Build(_) | Command::Nar(_) | Command::Config(_) => Ok(()),
+            Command::Build(_) | Command::Nar(_) | Command::Config(_) | Command::Simulate(_) => {
+                Ok(())
+            }
         }
     };
     let done = interrupts.unless(work).await;

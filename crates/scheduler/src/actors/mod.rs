@@ -2,6 +2,7 @@
 
 mod derivation_goal;
 mod path_goal;
+mod questions;
 mod scheduler;
 
 pub(crate) use derivation_goal::DerivationGoal;
