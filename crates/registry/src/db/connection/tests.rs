@@ -300,7 +300,7 @@ fn a_state_directory_that_cannot_be_written_to_is_named() {
 }
 
 #[test]
-fn nothing_in_the_state_is_writable_for_all_not_even_under_an_odd_umask() {
+fn nothing_in_the_state_is_writable_for_all_even_where_an_old_program_made_it_so() {
     use std::os::unix::fs::MetadataExt as _;
     let store = TestStore::new();
     let per_user = store.layout().state_dir.join("gcroots/per-user");
