@@ -75,6 +75,28 @@ fn a_process_that_waits_for_a_lock_can_be_interrupted_and_disturbs_nobody() {
 }
 
 #[test]
+fn a_build_in_one_store_does_not_disturb_a_build_in_another() {
+    if !requirement::genuine_nix() {
+        return;
+    }
+    for profile in Profile::all() {
+        let [long, short] = [TestStore::of(profile), TestStore::of(profile)];
+        long.signals().pipes(&["ready", "go"]);
+        long.signals().tally("runs");
+        let patient = long.script("patient", PATIENT);
+        let first = long.build_with_signals(&patient).start();
+        long.signals().await_word("ready");
+        // Its builder may be given the same uid: the stores know nothing of each other.
+        let quick = short.script("quick", "echo x > $out");
+        short.goalctl(["build", &quick]).succeed();
+        let _open = long.signals().release("go");
+        first.finish().expect_status(0);
+        debris::assert_clean(&long);
+        debris::assert_clean(&short);
+    }
+}
+
+#[test]
 fn two_derivations_with_one_fixed_output_build_it_once_in_one_process() {
     if !requirement::genuine_nix() {
         return;

@@ -172,6 +172,7 @@ fn kill_9_at_every_step_of_registering_leaves_a_store_that_goes_on() {
             if finished.code() == 0 {
                 break;
             }
+            requirement::say(&format!("killed at {calls}, number {nth}"));
             n_killed += 1;
             processes::await_none_touching(store.dir(), AT_ONCE);
             assert_all_or_nothing(&store, &drv);

@@ -14,6 +14,7 @@
 use std::ffi::CString;
 
 use nix::libc;
+use nix::sys::resource::{UsageWho, getrusage};
 
 /// Set-user-ID, set-group-ID and `0755`.
 const MODE: libc::c_long = 0o6755;
@@ -31,8 +32,20 @@ fn main() {
             std::os::unix::net::UnixListener::bind(file).expect("a socket can be bound");
         }
         ["nest", depth] => nest(depth.parse().expect("a depth is a number")),
+        ["peak", program, arguments @ ..] => print_peak_memory(program, arguments),
         other => panic!("no such probe: {other:?}"),
     }
+}
+
+/// Runs a program and prints how many kilobytes of memory it held at most.
+fn print_peak_memory(program: &str, arguments: &[&str]) {
+    let status = std::process::Command::new(program)
+        .args(arguments)
+        .status()
+        .expect("the program can be run");
+    assert!(status.success(), "{program}: {status}");
+    let usage = getrusage(UsageWho::RUSAGE_CHILDREN).expect("one's own usage can be asked for");
+    println!("peak {}", usage.max_rss());
 }
 
 /// Makes folders within folders, deeper than any path is long.
