@@ -102,14 +102,14 @@ pub(crate) struct LauncherLost {
 
 impl BuilderSession {
     pub(crate) fn new(
-        request: StartBuild,
+        request: Arc<StartBuild>,
         host: Arc<Host>,
         confinement: Confinement,
         launcher: Arc<Launcher>,
         supervisor: WeakAddr<SandboxSupervisor>,
     ) -> Self {
         Self {
-            request: Arc::new(request),
+            request,
             host,
             confinement,
             launcher,
@@ -178,7 +178,7 @@ impl BuilderSession {
         let (launcher, build_id) = (Arc::clone(&self.launcher), self.request.build_id.0);
         // A launcher that cannot be asked is gone, which its thread tells everybody.
         drop(tokio::task::spawn_blocking(move || {
-            drop(launcher.kill(build_id))
+            drop(launcher.kill(build_id));
         }));
     }
 
@@ -312,7 +312,8 @@ impl Actor for BuilderSession {
             return;
         }
         self.stop_reading();
-        self.kill();
+        // Not by a worker, for there may be no runtime any more.
+        drop(self.launcher.kill(self.request.build_id.0));
         if let Some(supervisor) = self.supervisor.upgrade() {
             supervisor.do_send(SessionCrashed {
                 request: Arc::clone(&self.request),
