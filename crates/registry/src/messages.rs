@@ -12,6 +12,7 @@ use store_model::derivation::IngestionMethod;
 use store_model::{Derivation, Hash, OutputName, PathInfo, StorePath};
 
 use crate::Error;
+use crate::path_lock::HeldLocks;
 
 /// Asked by anybody: what is known about one path; `None` if it is not valid.
 #[derive(Debug, Message)]
@@ -102,8 +103,7 @@ pub enum LockHolder {
 /// Locks on outputs. Dropping them lets everybody else go on at once.
 #[derive(Debug)]
 pub struct OutputLocks {
-    // Filled in by the lock keeper.
-    pub(crate) _private: (),
+    pub(crate) _held: HeldLocks,
 }
 
 /// Sent by a goal that found a lock busy, to the lock keeper: answers when the lock was free for a
@@ -165,10 +165,10 @@ pub struct RegisterOutputs {
 /// paths.
 #[derive(Debug, thiserror::Error)]
 pub enum RegisterError {
-    /// The builder left something that no store may hold (OutputRejected).
+    /// The builder left something that no store may hold (`OutputRejected`).
     #[error("{0}")]
     Rejected(String),
-    /// A fixed output has other contents than promised (HashMismatch).
+    /// A fixed output has other contents than promised (`HashMismatch`).
     #[error(
         "hash mismatch in fixed-output derivation '{drv_path}':\n  specified: {}\n     got:    {}",
         wanted.to_sri(),
@@ -178,9 +178,9 @@ pub enum RegisterError {
         /// Full path of the derivation.
         drv_path: String,
         /// What the derivation says.
-        wanted: Hash,
+        wanted: Box<Hash>,
         /// What the output has.
-        got: Hash,
+        got: Box<Hash>,
     },
     /// The store failed, not the builder.
     #[error(transparent)]
@@ -244,8 +244,31 @@ pub struct QueryPathFromHashPart {
     pub hash_part: String,
 }
 
+/// Sent by the command line: makes `link` point at `target` and keeps what it points at from the
+/// garbage collector for as long as it does (`gcroots/auto`).
+#[derive(Debug, Message)]
+#[rtype(result = "Result<(), Error>")]
+pub struct AddIndirectRoot {
+    /// Absolute path of the link; an older link into the store is replaced.
+    pub link: PathBuf,
+    /// A valid path.
+    pub target: StorePath,
+}
+
 /// Sent once at the end: commits what is queued, removes the temporary roots file, ends the worker
 /// threads, and answers when they are gone.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct StopRegistry;
+
+/// Sent once to each actor by whoever must know when it is gone. Never answered: the question is
+/// dropped with the actor, which a panic in it does too.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct AwaitEnd;
+
+/// Sent by tests: panics in the actor that gets it, to show that nothing is left behind.
+#[doc(hidden)]
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct ForcePanic;

@@ -80,6 +80,17 @@ pub struct LogLines {
     pub credit: Arc<LogCredit>,
 }
 
+impl LogLines {
+    /// Wraps lines that count against no budget, for programs that make events of their own.
+    #[must_use]
+    pub fn unbudgeted(text: Bytes) -> Self {
+        Self {
+            text,
+            credit: Arc::new(LogCredit { permit: None }),
+        }
+    }
+}
+
 /// A share of a session's log budget.
 #[derive(Debug)]
 pub struct LogCredit {
@@ -189,3 +200,29 @@ pub struct DisposeBuild {
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct StopSandbox;
+
+/// Sent once to the supervisor by whoever must know when it is gone. Never answered: the question
+/// is dropped with the actor, which a panic in it does too.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct AwaitEnd;
+
+/// Sent by tests to the supervisor: panics there or in every session, to show that nothing is left
+/// behind.
+#[doc(hidden)]
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub struct ForcePanic {
+    /// Which actor.
+    pub actor: PanickingActor,
+}
+
+/// Which actor is to panic.
+#[doc(hidden)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PanickingActor {
+    /// The supervisor.
+    Supervisor,
+    /// Every session.
+    Sessions,
+}

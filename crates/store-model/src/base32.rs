@@ -7,9 +7,9 @@ pub const ALPHABET: &[u8; 32] = b"0123456789abcdfghijklmnpqrsvwxyz";
 /// Value of each byte as a digit; 255 where the byte is not one.
 const DIGIT_VALUES: [u8; 256] = {
     let mut values = [255u8; 256];
-    let mut digit = 0;
+    let mut digit = 0u8;
     while digit < 32 {
-        values[ALPHABET[digit] as usize] = digit as u8;
+        values[ALPHABET[digit as usize] as usize] = digit;
         digit += 1;
     }
     values

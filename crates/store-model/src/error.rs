@@ -1,5 +1,7 @@
 //! What can be wrong with bytes that claim to be one of Nix's formats.
 
+use crate::StorePath;
+
 /// An input that is not the format it claims to be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
@@ -15,6 +17,14 @@ pub enum Error {
     #[error("'{text}' is not a valid hash: {reason}")]
     Hash {
         /// The text as it was given.
+        text: String,
+        /// The rule that it breaks.
+        reason: &'static str,
+    },
+    /// Going on would take contents for something else than what they are known by.
+    #[error("'{text}' is not a valid content address: {reason}")]
+    ContentAddress {
+        /// The text as it was given, shortened for display.
         text: String,
         /// The rule that it breaks.
         reason: &'static str,
@@ -35,6 +45,12 @@ pub enum Error {
         /// What was expected there.
         reason: String,
     },
+    /// Going on would build something else than what the text's author wrote.
+    #[error("malformed derivation in JSON: {reason}")]
+    DerivationJson {
+        /// What is wrong, and where.
+        reason: String,
+    },
     /// Going on would let a derivation claim the path of another (SECURITY V04).
     #[error("derivation '{drv_name}' has incorrect output '{actual}', should be '{expected}'")]
     IncorrectOutputPath {
@@ -53,4 +69,46 @@ pub enum Error {
         /// The rule that it breaks.
         reason: String,
     },
+    /// Going on would tell a builder to write to the path of another derivation (SECURITY V04).
+    #[error(
+        "derivation '{drv_name}' has incorrect environment variable '{variable}' = '{actual}', \
+         should be '{expected}'"
+    )]
+    IncorrectOutputVariable {
+        /// Name of the derivation.
+        drv_name: String,
+        /// Name of the variable, which is the output's.
+        variable: String,
+        /// Its value; empty if it is not set.
+        actual: String,
+        /// The output's path.
+        expected: String,
+    },
+    /// Going on would restore a tree that has another hash than the archive, or write outside it.
+    #[error("malformed archive at byte {position}: {reason}")]
+    Nar {
+        /// Offset from the start of the archive.
+        position: u64,
+        /// What was expected there.
+        reason: String,
+    },
+    /// Going on would make an archive that nobody can unpack.
+    #[error("'{path}' cannot be archived: {reason}")]
+    UnarchivableTree {
+        /// Where in the tree, without a leading slash; empty for the root.
+        path: String,
+        /// The rule that it breaks.
+        reason: String,
+    },
+    /// Going on would never end: no derivation can be built before itself.
+    #[error("derivations depend on one another in a cycle: {}", arrows(.paths))]
+    DerivationCycle {
+        /// The derivations of the cycle, the first again at the end.
+        paths: Vec<StorePath>,
+    },
+}
+
+fn arrows(paths: &[StorePath]) -> String {
+    let names: Vec<&str> = paths.iter().map(StorePath::base_name).collect();
+    names.join(" -> ")
 }

@@ -196,12 +196,19 @@ impl FromStr for Hash {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
-        let (algorithm, digest) =
-            text.split_once([':', '-']).ok_or_else(|| Error::Hash {
-                text: text.to_owned(),
-                reason: "no algorithm before the digest",
-            })?;
-        Self::parse_digest(algorithm.parse()?, digest)
+        let refuse = |reason| Error::Hash {
+            text: text.chars().take(300).collect(),
+            reason,
+        };
+        let separator = text
+            .find([':', '-'])
+            .ok_or_else(|| refuse("no algorithm before the digest"))?;
+        let (algorithm, digest) = (text[..separator].parse()?, &text[separator + 1..]);
+        let hash = Self::parse_digest(algorithm, digest)?;
+        if text.as_bytes()[separator] == b'-' && hash.to_base64() != digest {
+            return Err(refuse("after a dash, the digest is in base-64"));
+        }
+        Ok(hash)
     }
 }
 
@@ -363,5 +370,67 @@ impl io::Write for Hasher {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const BASE_16: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+    #[test]
+    fn a_hash_is_read_in_every_spelling() {
+        let expected = Hash::digest(HashAlgorithm::Sha256, b"");
+        for text in [
+            format!("sha256:{BASE_16}"),
+            format!("sha256:{}", BASE_16.to_uppercase()),
+            "sha256:0mdqa9w1p6cmli6976v4wi0sw9r4p5prkj7lzfd1877wk11c9c73".to_owned(),
+            "sha256:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=".to_owned(),
+            "sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=".to_owned(),
+        ] {
+            assert_eq!(text.parse(), Ok(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_hash_is_refused() {
+        for text in [
+            String::new(),
+            BASE_16.to_owned(),
+            format!("sha256-{BASE_16}"),
+            format!("sha1:{BASE_16}"),
+            format!("sha3:{BASE_16}"),
+            format!("SHA256:{BASE_16}"),
+            format!("sha256:{BASE_16} "),
+            format!("sha256:{}", BASE_16.replace('e', "g")),
+            format!("sha256:{}\u{e9}", &BASE_16[2..]),
+            // One bit more than 256, and the same in base-64.
+            "sha256:2mdqa9w1p6cmli6976v4wi0sw9r4p5prkj7lzfd1877wk11c9c73".to_owned(),
+            "sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFV=".to_owned(),
+            "sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU".to_owned(),
+        ] {
+            assert!(text.parse::<Hash>().is_err(), "{text}");
+        }
+        let sha1 = Hash::digest(HashAlgorithm::Sha1, b"");
+        assert!(NarHash::try_from(sha1).is_err());
+        assert!(Hash::from_bytes(HashAlgorithm::Md5, &[0; 15]).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn every_spelling_of_every_algorithm_is_read_back(
+            algorithm in proptest::sample::select(HashAlgorithm::ALL.to_vec()),
+            data in any::<[u8; 8]>(),
+        ) {
+            let hash = Hash::digest(algorithm, &data);
+            prop_assert_eq!(hash.to_string().parse(), Ok(hash));
+            prop_assert_eq!(hash.to_sri().parse(), Ok(hash));
+            for digest in [hash.to_base16(), hash.to_base32(), hash.to_base64()] {
+                prop_assert_eq!(Hash::parse_digest(algorithm, &digest), Ok(hash));
+            }
+        }
     }
 }

@@ -3,24 +3,36 @@
 //! Nothing here does I/O of its own: readers and writers go through `std::io` traits, so a fuzzer
 //! can drive all of it. The crate knows neither tokio nor actix.
 //!
-//! Reading order: [`base32`], [`hash`], [`store_path`], [`store_dir`], [`derivation`], [`nar`],
-//! [`ref_scan`], [`path_info`], [`settings`].
+//! Reading order: [`base32`], [`hash`], [`store_path`], [`store_dir`], [`content_address`],
+//! [`derivation`], [`wanted_outputs`], [`nar`], [`ref_scan`], [`hash_rewrite`], [`path_info`],
+//! [`settings`].
 
 #![forbid(unsafe_code)]
 
 pub mod base32;
+pub mod content_address;
 pub mod derivation;
 pub mod error;
 pub mod hash;
+pub mod hash_rewrite;
+mod json_text;
+pub mod nar;
 pub mod path_info;
+pub mod path_info_json;
+pub mod ref_scan;
 pub mod settings;
 pub mod store_dir;
 pub mod store_path;
+pub mod wanted_outputs;
 
-pub use derivation::{Derivation, DerivationOutput, OutputName};
+pub use content_address::ContentAddress;
+pub use derivation::{
+    Derivation, DerivationKind, DerivationOutput, HashModuloCache, IngestionMethod, OutputName,
+};
 pub use error::Error;
 pub use hash::{Hash, HashAlgorithm, NarHash};
 pub use path_info::PathInfo;
 pub use settings::Settings;
 pub use store_dir::StoreDir;
 pub use store_path::StorePath;
+pub use wanted_outputs::WantedOutputs;

@@ -19,7 +19,9 @@ impl StoreDir {
     /// The path is not absolute and canonical (no `.`/`..`/empty component, no trailing slash).
     pub fn new(path: &str) -> Result<Self, Error> {
         let canonical = path.starts_with('/')
-            && path[1..].split('/').all(|part| !matches!(part, "" | "." | ".."));
+            && path[1..]
+                .split('/')
+                .all(|part| !matches!(part, "" | "." | ".."));
         if !canonical || path.contains('\0') {
             return Err(Error::StorePath {
                 path: path.to_owned(),
@@ -53,6 +55,20 @@ impl StoreDir {
                 reason: "not inside the store directory",
             })?
             .parse()
+    }
+
+    /// Reads a full path that stands among bytes of unknown encoding.
+    ///
+    /// # Errors
+    /// As [`StoreDir::parse`]; a store path is always ASCII.
+    pub fn parse_bytes(&self, bytes: &[u8]) -> Result<StorePath, Error> {
+        match std::str::from_utf8(bytes) {
+            Ok(text) => self.parse(text),
+            Err(_) => Err(Error::StorePath {
+                path: String::from_utf8_lossy(bytes).chars().take(300).collect(),
+                reason: "a store path is ASCII",
+            }),
+        }
     }
 }
 

@@ -70,7 +70,10 @@ impl FromStr for StorePath {
         if bytes.len() < HASH_PART_LEN + 2 {
             return Err(refuse("too short for a hash part, a dash and a name"));
         }
-        if !bytes[..HASH_PART_LEN].iter().all(|byte| base32::is_digit(*byte)) {
+        if !bytes[..HASH_PART_LEN]
+            .iter()
+            .all(|byte| base32::is_digit(*byte))
+        {
             return Err(refuse("the hash part is not base-32"));
         }
         if bytes[HASH_PART_LEN] != b'-' {
@@ -119,5 +122,107 @@ impl fmt::Display for StorePath {
 impl fmt::Debug for StorePath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use super::*;
+    use crate::StoreDir;
+
+    const HASH_PART: &str = "l6bcrn7136a8mxanqvnyvrzv3m9xkq6i";
+
+    #[test]
+    fn a_path_falls_into_its_parts() {
+        let path: StorePath = format!("{HASH_PART}-a-b+.drv").parse().unwrap();
+        assert_eq!((path.hash_part(), path.name()), (HASH_PART, "a-b+.drv"));
+        assert!(path.is_derivation());
+        assert_eq!(
+            StoreDir::default().parse(&StoreDir::default().print(&path)),
+            Ok(path)
+        );
+    }
+
+    #[test]
+    fn names_that_could_escape_or_collide_are_refused() {
+        for name in [
+            "", ".", "..", ".-x", "..-x", "a/b", "/a", "a/", "a\0", "a\n", "a b", " ", "a\u{e9}",
+            "~", "a*", "a!b", "a^b", "a'b", "a\\b",
+        ] {
+            assert!(check_name(name).is_err(), "{name:?}");
+            assert!(
+                format!("{HASH_PART}-{name}").parse::<StorePath>().is_err(),
+                "{name:?}"
+            );
+        }
+        for name in [".a", "..a", ".a-", "...", "...-x", "-", "a-.", "A+-._?=9"] {
+            assert_eq!(check_name(name), Ok(()), "{name}");
+        }
+        assert_eq!(check_name(&"n".repeat(211)), Ok(()));
+        assert!(check_name(&"n".repeat(212)).is_err());
+    }
+
+    #[test]
+    fn hash_parts_that_are_not_32_digits_and_a_dash_are_refused() {
+        let short = &HASH_PART[1..];
+        for base_name in [
+            String::new(),
+            HASH_PART.to_owned(),
+            format!("{HASH_PART}-"),
+            format!("{HASH_PART}name"),
+            format!("{HASH_PART}Xname"),
+            format!("{HASH_PART}\0name"),
+            format!("{short}-name"),
+            format!("0{HASH_PART}-name"),
+            format!("e{short}-name"),
+            format!("o{short}-name"),
+            format!("t{short}-name"),
+            format!("u{short}-name"),
+            format!("L{short}-name"),
+            format!("{short}\u{e9}-name"),
+            "-".to_owned(),
+        ] {
+            assert!(base_name.parse::<StorePath>().is_err(), "{base_name:?}");
+        }
+    }
+
+    #[test]
+    fn a_full_path_lies_directly_in_the_store_directory() {
+        let store_dir = StoreDir::default();
+        for path in [
+            String::new(),
+            "/nix/store".to_owned(),
+            "/nix/store/".to_owned(),
+            format!("{HASH_PART}-x"),
+            format!("/nix/store{HASH_PART}-x"),
+            format!("/nix/store//{HASH_PART}-x"),
+            format!("/nix/store/{HASH_PART}-x/"),
+            format!("/nix/store/{HASH_PART}-x/bin"),
+            format!("/nix/store/../store/{HASH_PART}-x"),
+            format!("/nix/storex/{HASH_PART}-x"),
+            format!(" /nix/store/{HASH_PART}-x"),
+        ] {
+            assert!(store_dir.parse(&path).is_err(), "{path}");
+            assert!(store_dir.parse_bytes(path.as_bytes()).is_err(), "{path}");
+        }
+        assert!(store_dir.parse_bytes(b"/nix/store/\xff").is_err());
+    }
+
+    #[test]
+    fn a_store_directory_is_absolute_and_canonical() {
+        for path in [
+            "",
+            "/",
+            "nix/store",
+            "/nix/",
+            "/nix//store",
+            "/nix/./s",
+            "/nix/../s",
+            "/\0",
+        ] {
+            assert!(StoreDir::new(path).is_err(), "{path:?}");
+        }
+        assert!(StoreDir::new("/gnu/store").is_ok());
     }
 }

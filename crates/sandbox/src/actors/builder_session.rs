@@ -177,9 +177,12 @@ impl BuilderSession {
         }
         let (launcher, build_id) = (Arc::clone(&self.launcher), self.request.build_id.0);
         // A launcher that cannot be asked is gone, which its thread tells everybody.
-        drop(tokio::task::spawn_blocking(move || {
-            drop(launcher.kill(build_id));
-        }));
+        let kill = move || drop(launcher.kill(build_id));
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(kill)),
+            // The system is coming down around this actor; nobody is left to be held up.
+            Err(_) => kill(),
+        }
     }
 
     fn note_start(&mut self, pid: u32, ctx: &mut Context<Self>) {
@@ -312,8 +315,7 @@ impl Actor for BuilderSession {
             return;
         }
         self.stop_reading();
-        // Not by a worker, for there may be no runtime any more.
-        drop(self.launcher.kill(self.request.build_id.0));
+        self.kill();
         if let Some(supervisor) = self.supervisor.upgrade() {
             supervisor.do_send(SessionCrashed {
                 request: Arc::clone(&self.request),

@@ -69,6 +69,13 @@ pub struct SandboxSupervisor {
     stopping: Vec<oneshot::Sender<()>>,
 }
 
+impl SandboxSupervisor {
+    /// Returns the sessions of running builders.
+    pub(super) fn sessions(&self) -> impl Iterator<Item = &Addr<BuilderSession>> {
+        self.sessions.values().map(|session| &session.address)
+    }
+}
+
 /// Names a launcher among those that there have been.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct LauncherId(u64);

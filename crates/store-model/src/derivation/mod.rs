@@ -1,4 +1,21 @@
 //! A build recipe.
+//!
+//! Reading order: this file, `parse` and `print` for the file format, `kind`, `modulo` for the
+//! hash that paths follow from, `output_paths` for computing and checking those, `placeholder`.
+
+pub mod json;
+mod kind;
+pub mod modulo;
+mod output_paths;
+mod parse;
+pub mod placeholder;
+mod print;
+mod program;
+mod resolve;
+
+pub use kind::DerivationKind;
+pub use modulo::{Finality, HashModulo, HashModuloCache};
+pub use program::Program;
 
 use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -169,4 +186,115 @@ pub enum BoolAttribute {
     False,
     /// Absent means yes.
     True,
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may panic")]
+pub(crate) mod tests {
+    use proptest::collection::{btree_map, btree_set, vec};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Returns an input-addressed derivation `x` with outputs `dev` and `out`, whose paths are
+    /// made up.
+    pub(crate) fn derivation() -> Derivation {
+        let path = |base_name: &str| base_name.parse::<StorePath>().unwrap();
+        Derivation {
+            name: "x".to_owned(),
+            outputs: [
+                ("dev", "jmvbkmf9hk1hfsz13rhxv8q8lz3c4vqn-x-dev"),
+                ("out", "nyyy2m88y4qr1xsf16w92kmn0swh9c2p-x"),
+            ]
+            .map(|(name, base_name)| {
+                let output = DerivationOutput::InputAddressed(path(base_name));
+                (name.parse().unwrap(), output)
+            })
+            .into(),
+            input_derivations: BTreeMap::new(),
+            input_sources: BTreeSet::new(),
+            system: "x86_64-linux".into(),
+            builder: "/bin/sh".into(),
+            args: vec!["-c".into(), "echo \\ \"$x\"\n".into()],
+            env: [("dev", ""), ("out", ""), ("x", "\t\r")]
+                .map(|(name, value)| (name.into(), value.into()))
+                .into(),
+        }
+    }
+
+    fn any_path(suffix: &'static str) -> impl Strategy<Value = StorePath> {
+        let name = "[0-9a-zA-Z+_?=][0-9a-zA-Z+_?=.-]{0,20}";
+        (any::<[u8; 20]>(), name).prop_map(move |(digest, name)| {
+            StorePath::from_digest(&digest, &format!("{name}{suffix}")).unwrap()
+        })
+    }
+
+    fn any_bytes() -> impl Strategy<Value = BString> {
+        let awkward = prop_oneof![
+            Just(b'\n'),
+            Just(b'"'),
+            Just(b'\\'),
+            Just(b'\t'),
+            any::<u8>()
+        ];
+        vec(awkward, 0..12).prop_map(BString::from)
+    }
+
+    fn any_output_name() -> impl Strategy<Value = OutputName> {
+        "[a-z][a-z0-9_-]{0,5}".prop_map(|name| name.parse().unwrap())
+    }
+
+    fn any_outputs() -> impl Strategy<Value = BTreeMap<OutputName, DerivationOutput>> {
+        let digest = any::<[u8; 32]>();
+        let fixed = (any_path(""), digest).prop_map(|(path, digest)| {
+            let output = DerivationOutput::Fixed {
+                method: IngestionMethod::Recursive,
+                hash: Hash::from_bytes(HashAlgorithm::Sha256, &digest).unwrap(),
+                path,
+            };
+            BTreeMap::from([(OutputName::default(), output)])
+        });
+        let floating = || DerivationOutput::Floating {
+            method: IngestionMethod::Flat,
+            algorithm: HashAlgorithm::Sha1,
+        };
+        prop_oneof![
+            fixed,
+            btree_map(any_output_name(), Just(floating()), 1..4),
+            btree_map(any_output_name(), Just(DerivationOutput::Deferred), 1..4),
+            btree_map(
+                any_output_name(),
+                any_path("").prop_map(DerivationOutput::InputAddressed),
+                1..4
+            ),
+        ]
+    }
+
+    /// Generates derivations `lib` that are well-formed but name any paths.
+    pub(crate) fn any_derivation() -> impl Strategy<Value = Derivation> {
+        let inputs = btree_map(any_path(".drv"), btree_set(any_output_name(), 0..3), 0..4);
+        (
+            any_outputs(),
+            inputs,
+            btree_set(any_path(""), 0..4),
+            "[a-z0-9_-]{0,12}",
+            any_bytes(),
+            vec(any_bytes(), 0..4),
+            btree_map(any_bytes(), any_bytes(), 0..5),
+        )
+            .prop_map(
+                |(outputs, input_derivations, input_sources, system, builder, args, env)| {
+                    Derivation {
+                        name: "lib".to_owned(),
+                        outputs,
+                        input_derivations,
+                        input_sources,
+                        system: system.into(),
+                        builder,
+                        args,
+                        env,
+                    }
+                },
+            )
+    }
 }

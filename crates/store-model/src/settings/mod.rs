@@ -1,12 +1,28 @@
 //! Settings that decide how a store is used and how paths are realised.
 //!
-//! [`Settings`] is the value that every other crate reads.
+//! [`Settings`] is the value that every other crate reads. The rest of this module is how one comes
+//! about: [`conf`] reads the lines of a `nix.conf`, [`options`] is the table of every option that
+//! Nix has or had, `field` and `value` read and print what stands right of the equals sign, and
+//! [`configuration`] puts assignments into force and remembers where each came from. Files and
+//! environment variables are read by the command line.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::StoreDir;
+
+pub mod conf;
+pub mod configuration;
+pub mod error;
+mod field;
+pub mod options;
+pub mod sandbox_path;
+mod value;
+
+pub use configuration::{Assignment, Configuration, Origin, ShownOption};
+pub use error::Error;
+pub use sandbox_path::SandboxPath;
 
 /// Where a store and its state are on this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,19 +65,6 @@ pub enum SandboxMode {
     Relaxed,
     /// None.
     Never,
-}
-
-/// One entry of `sandbox-paths`: `target=source?:rw`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct SandboxPath {
-    /// Absolute path inside the sandbox.
-    pub target: PathBuf,
-    /// Absolute path on the host.
-    pub source: PathBuf,
-    /// Whether an absent source is passed over.
-    pub optional: bool,
-    /// Whether the builder may write through it.
-    pub writable: bool,
 }
 
 /// How durable a commit of the database is (`fsync-metadata`).

@@ -1,0 +1,463 @@
+//! `build`: brings about what the command line wants, and shows how it goes.
+
+use std::io::IsTerminal as _;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use nix::sys::signal::Signal;
+use scheduler::{
+    BuildReport, BuildRequest, Config, EventStream, Outcome, Scheduler, SchedulerHandle, Status,
+    Wanted,
+};
+use serde_json::{Value, json};
+use store_model::Settings;
+use store_model::settings::{Assignment, Configuration, StoreLayout};
+use store_model::wanted_outputs::WantedOutputs;
+
+use super::{Session, out_link, plan};
+use crate::args::BuildArguments;
+use crate::configure::typed;
+use crate::exit_status::ExitStatus;
+use crate::failure::{Failure, Result};
+use crate::goals_toml::Goals;
+use crate::interrupt::Interrupts;
+use crate::output::{Output, say};
+use crate::render::plain::BuildLogs;
+use crate::render::progress::Counts;
+use crate::render::sanitise::sanitise;
+use crate::render::{Audience, Renderer, Style, json};
+use crate::store::{Store, explain};
+use crate::target::Target;
+
+/// How often the live view looks at the clock.
+const TICK: Duration = Duration::from_millis(200);
+
+/// How many events are shown before signals and the clock get a look again.
+const EVENTS_PER_TURN: usize = 256;
+
+/// Things that are wanted under the same settings: a `goals.toml` may have settings of its own.
+struct Group {
+    settings: Arc<Settings>,
+    wanted: Vec<Wanted>,
+}
+
+/// What a word of the command line became, before the store was opened.
+enum Planned {
+    Wanted(Wanted),
+    Goals {
+        goals: Box<Goals>,
+        outputs: WantedOutputs,
+        settings: Arc<Settings>,
+    },
+}
+
+/// Builds, prints the paths, and makes links.
+pub(super) async fn build(
+    session: &Session,
+    arguments: &BuildArguments,
+    interrupts: &mut Interrupts,
+    output: &mut Output,
+) -> Result<()> {
+    let layout = session.layout()?;
+    let files = session.configuration_files()?;
+    let flags = flags(arguments);
+    let settings = Arc::new(session.with_typed(files.clone(), &flags)?.finish()?);
+    let planned = plan_words(session, arguments, &layout, &files, &flags)?;
+    if arguments.dry_run {
+        return dry_run(
+            &layout,
+            &settings,
+            planned,
+            arguments.json,
+            interrupts,
+            output,
+        )
+        .await;
+    }
+    let scheduler = Scheduler::start(Config {
+        layout: layout.clone(),
+        settings: Arc::clone(&settings),
+        host_environment: session.environment.to_bytes(),
+    })
+    .map_err(|error| {
+        let is_the_stores = matches!(error, scheduler::Error::OpenStore(_));
+        let failure = Failure::new(error);
+        if is_the_stores {
+            explain(&layout, failure)
+        } else {
+            failure
+        }
+    })?;
+    let run = Run {
+        session,
+        arguments,
+        layout: &layout,
+        scheduler: &scheduler,
+    };
+    let done = run.run(planned, &settings, interrupts, output).await;
+    if let Some(signal) = done.as_ref().err().and_then(Failure::signal) {
+        interrupts.clean_up(signal, scheduler.stop()).await;
+    } else {
+        scheduler.stop().await;
+    }
+    done
+}
+
+/// Turns the flags of `build` into assignments, which win over every file.
+fn flags(arguments: &BuildArguments) -> Vec<Assignment> {
+    let values = [
+        ("max-jobs", &arguments.max_jobs),
+        ("cores", &arguments.cores),
+        ("timeout", &arguments.timeout),
+        ("max-silent-time", &arguments.max_silent_time),
+        ("sandbox-paths", &arguments.sandbox_paths),
+        ("extra-sandbox-paths", &arguments.extra_sandbox_paths),
+    ];
+    let switches = [
+        ("keep-going", arguments.keep_going),
+        ("keep-failed", arguments.keep_failed),
+        ("fallback", arguments.fallback),
+    ];
+    let values = values
+        .into_iter()
+        .filter_map(|(name, value)| Some(typed(name, value.as_deref()?)));
+    let switches = switches
+        .into_iter()
+        .filter(|(_, is_on)| *is_on)
+        .map(|(name, _)| typed(name, "true"));
+    values.chain(switches).collect()
+}
+
+/// Finds what every word means, so that a wrong one is told before anything is opened.
+fn plan_words(
+    session: &Session,
+    arguments: &BuildArguments,
+    layout: &StoreLayout,
+    files: &Configuration,
+    flags: &[Assignment],
+) -> Result<Vec<Planned>> {
+    let finder = session.finder(layout);
+    let plan_word = |word: &String| match finder.target(word)? {
+        Target::Outputs { drv_path, outputs } => {
+            Ok(Planned::Wanted(Wanted::Outputs { drv_path, outputs }))
+        }
+        Target::Path(path) => Ok(Planned::Wanted(Wanted::Path(path))),
+        Target::Goals {
+            file,
+            goal,
+            outputs,
+        } => {
+            let goals = Goals::read(&file, goal.as_deref()).map_err(Failure::new)?;
+            let mut configuration = files.clone();
+            for assignment in goals.settings()? {
+                configuration.assign(&assignment)?;
+            }
+            let settings = session.with_typed(configuration, flags)?.finish()?;
+            Ok(Planned::Goals {
+                goals: Box::new(goals),
+                outputs,
+                settings: Arc::new(settings),
+            })
+        }
+    };
+    arguments.wanted.iter().map(plan_word).collect()
+}
+
+/// Writes the derivations of goals into the store, and groups what is wanted by settings.
+async fn group(
+    store: &Store,
+    planned: Vec<Planned>,
+    settings: &Arc<Settings>,
+) -> Result<Vec<Group>> {
+    let mut groups: Vec<Group> = Vec::new();
+    for planned in planned {
+        let (settings, mut wanted) = match planned {
+            Planned::Wanted(wanted) => (Arc::clone(settings), vec![wanted]),
+            Planned::Goals {
+                goals,
+                outputs,
+                settings,
+            } => {
+                let made = goals.instantiate(store, &settings.system).await?;
+                let wanted = made.into_iter().map(|(_, made)| Wanted::Outputs {
+                    drv_path: made.drv_path,
+                    outputs: outputs.clone(),
+                });
+                (settings, wanted.collect())
+            }
+        };
+        match groups.last_mut() {
+            Some(last) if last.settings == settings => last.wanted.append(&mut wanted),
+            Some(_) | None => groups.push(Group { settings, wanted }),
+        }
+    }
+    Ok(groups)
+}
+
+async fn dry_run(
+    layout: &StoreLayout,
+    settings: &Arc<Settings>,
+    planned: Vec<Planned>,
+    json: bool,
+    interrupts: &mut Interrupts,
+    output: &mut Output,
+) -> Result<()> {
+    let store = Store::open(layout, settings)?;
+    let work = async {
+        let groups = group(&store, planned, settings).await?;
+        let wanted: Vec<Wanted> = groups.into_iter().flat_map(|group| group.wanted).collect();
+        plan::plan(&store, &wanted)
+            .await?
+            .print(&store, json, output)?;
+        output.flush()
+    };
+    let done = interrupts.unless(work).await;
+    store.close().await;
+    done
+}
+
+/// One run of `build`, with a scheduler of its own.
+struct Run<'a> {
+    session: &'a Session,
+    arguments: &'a BuildArguments,
+    layout: &'a StoreLayout,
+    scheduler: &'a SchedulerHandle,
+}
+
+impl Run<'_> {
+    async fn run(
+        &self,
+        planned: Vec<Planned>,
+        settings: &Arc<Settings>,
+        interrupts: &mut Interrupts,
+        output: &mut Output,
+    ) -> Result<()> {
+        let store = Store::of_scheduler(self.scheduler, self.layout);
+        let grouping = group(&store, planned, settings);
+        let groups = interrupts.unless(grouping).await?;
+        let mut events = self.scheduler.subscribe().await?;
+        let mut renderer = self.renderer();
+        let mut outcomes = Vec::new();
+        let mut status = 0;
+        for group in groups {
+            let keep_going = group.settings.keep_going;
+            let report = self
+                .watch(group, &mut events, &mut renderer, interrupts, output)
+                .await;
+            let report = match report {
+                Ok(report) => report,
+                Err(failure) => {
+                    renderer.finish();
+                    return Err(failure);
+                }
+            };
+            status = merge_statuses(status, report.exit_status());
+            let failed = !report.is_success();
+            outcomes.extend(report.outcomes);
+            if failed && !keep_going {
+                break;
+            }
+        }
+        let counts = renderer.finish();
+        self.report(&outcomes, &renderer, counts, output)?;
+        self.make_links(&store, &outcomes).await?;
+        let status = ExitStatus::from_report(status);
+        if status == ExitStatus::Success {
+            return Ok(());
+        }
+        Err(Failure::silent(status))
+    }
+
+    fn renderer(&self) -> Renderer {
+        let audience = if self.arguments.json {
+            Audience::Json
+        } else if std::io::stderr().is_terminal() {
+            Audience::Human
+        } else {
+            Audience::Plain
+        };
+        let logs = if audience == Audience::Human && !self.arguments.print_build_logs {
+            BuildLogs::Hidden
+        } else {
+            BuildLogs::Printed
+        };
+        let store_dir = self.layout.store_dir.clone();
+        Renderer::new(audience, store_dir, self.session.style, logs)
+    }
+
+    /// Submits a request and shows events until its report comes.
+    async fn watch(
+        &self,
+        group: Group,
+        events: &mut EventStream,
+        renderer: &mut Renderer,
+        interrupts: &mut Interrupts,
+        output: &mut Output,
+    ) -> Result<BuildReport> {
+        let request = BuildRequest {
+            wanted: group.wanted,
+            settings: group.settings,
+            priority: 0,
+        };
+        let mut building = pin!(self.scheduler.build_paths(request));
+        let mut clock = tokio::time::interval(TICK);
+        loop {
+            tokio::select! {
+                report = &mut building => {
+                    // Everything that led to the report has been sent before it.
+                    while let Ok(event) = events.try_recv() {
+                        renderer.show(&event, output)?;
+                    }
+                    return Ok(report?);
+                }
+                Some(event) = events.recv() => {
+                    renderer.show(&event, output)?;
+                    for _ in 0..EVENTS_PER_TURN {
+                        let Ok(event) = events.try_recv() else { break };
+                        renderer.show(&event, output)?;
+                    }
+                }
+                _ = clock.tick() => renderer.tick(now(), output)?,
+                signal = interrupts.next() => {
+                    renderer.finish();
+                    return Err(self.cancel(signal, interrupts, events, building).await);
+                }
+            }
+        }
+    }
+
+    /// Kills what runs; builders' last words are thrown away, so that none waits for a reader.
+    async fn cancel(
+        &self,
+        signal: Signal,
+        interrupts: &mut Interrupts,
+        events: &mut EventStream,
+        building: impl Future<Output = std::result::Result<BuildReport, scheduler::Error>>,
+    ) -> Failure {
+        let cancelled = async {
+            let cancelled = self.scheduler.cancel_all().await;
+            // A scheduler that has stopped has nothing left to cancel.
+            let _report = (cancelled, building.await);
+        };
+        let drained = async { while events.recv().await.is_some() {} };
+        let work = async {
+            tokio::select! {
+                () = cancelled => {}
+                () = drained => {}
+            }
+        };
+        interrupts.clean_up(signal, work).await;
+        Failure::interrupted(signal)
+    }
+
+    /// Prints the paths that are there now, and says what is not there.
+    fn report(
+        &self,
+        outcomes: &[(Wanted, Arc<Outcome>)],
+        renderer: &Renderer,
+        counts: Counts,
+        output: &mut Output,
+    ) -> Result<()> {
+        let dir = &self.layout.store_dir;
+        if self.arguments.json {
+            let results: Vec<Value> = outcomes
+                .iter()
+                .map(|(wanted, outcome)| {
+                    let mut result = json::outcome(outcome, dir);
+                    result["wanted"] = json!(dir.print(wanted.key().path()));
+                    result
+                })
+                .collect();
+            let line = json!({"event": "report", "results": results});
+            renderer.json(&line, output)?;
+        } else {
+            for path in outcomes
+                .iter()
+                .flat_map(|(_, outcome)| outcome.outputs.values())
+            {
+                output.line(dir.print(path))?;
+            }
+        }
+        self.say_what_failed(outcomes, counts);
+        output.flush()
+    }
+
+    fn say_what_failed(&self, outcomes: &[(Wanted, Arc<Outcome>)], counts: Counts) {
+        let style = self.session.style;
+        for (wanted, outcome) in outcomes {
+            // What failed by itself has been told when it happened, with its message.
+            let told = if outcome.status == Status::DependencyFailed {
+                outcome
+                    .message
+                    .lines()
+                    .next()
+                    .unwrap_or_default()
+                    .to_owned()
+            } else if outcome.status == Status::Cancelled {
+                let path = self.layout.store_dir.print(wanted.key().path());
+                format!("'{path}' was given up, because another goal failed")
+            } else {
+                continue;
+            };
+            let told = sanitise(told.as_bytes(), Style::Plain);
+            say(&format!("{} {told}\n", style.warning("not built:")));
+        }
+        if counts.n_failed > 0 && counts.n_built + counts.n_failed > 1 {
+            say(&format!(
+                "{} built, {} failed\n",
+                counts.n_built, counts.n_failed
+            ));
+        }
+    }
+
+    async fn make_links(&self, store: &Store, outcomes: &[(Wanted, Arc<Outcome>)]) -> Result<()> {
+        let Some(link) = &self.arguments.out_link else {
+            return Ok(());
+        };
+        let link = self.session.environment.absolute(link);
+        for (idx, (_, outcome)) in outcomes.iter().enumerate() {
+            for (name, path) in &outcome.outputs {
+                let link = out_link::link_name(&link, idx, name);
+                out_link::make(store, link, path.clone()).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Puts the statuses of two requests together: masks of SPEC A9 are united, and 1 is weaker.
+fn merge_statuses(left: u8, right: u8) -> u8 {
+    match (left, right) {
+        (0 | 1, other) | (other, 0 | 1) if other > 1 => other,
+        (left, right) => left | right,
+    }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the live view shows ages, and this is the edge that asks the machine"
+)]
+fn now() -> SystemTime {
+    SystemTime::now()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_requests_end_in_one_status() {
+        for (left, right, merged) in [
+            (0, 0, 0),
+            (0, 1, 1),
+            (1, 1, 1),
+            (1, 100, 100),
+            (100, 0, 100),
+            (101, 102, 103),
+            (104, 100, 108),
+        ] {
+            assert_eq!(merge_statuses(left, right), merged, "{left} {right}");
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! What each command does. A command takes its arguments and a [`Session`], and returns how it
+//! ended; only `main` ends the process.
+
+use store_model::Settings;
+use store_model::settings::{Assignment, Configuration, StoreLayout};
+
+use crate::args::{Command, ConfigAction, GlobalArguments, NarAction};
+use crate::configure::{read_files, typed_options};
+use crate::environment::Environment;
+use crate::failure::Result;
+use crate::interrupt::Interrupts;
+use crate::locate::{SystemStore, locate};
+use crate::machine;
+use crate::output::{Output, warn};
+use crate::render::Style;
+use crate::store::Store;
+use crate::target::Finder;
+
+mod add;
+mod build;
+mod config;
+mod graph;
+mod instantiate;
+mod log;
+mod nar;
+mod out_link;
+mod path_info;
+mod plan;
+mod query;
+mod show;
+mod simulate;
+
+/// What every command may look at.
+#[derive(Debug)]
+pub(crate) struct Session {
+    /// The process's environment, as it was at the start.
+    pub(crate) environment: Environment,
+    /// What standard error can show.
+    pub(crate) style: Style,
+    /// The flags that hold for every command.
+    pub(crate) global: GlobalArguments,
+    /// The words after every `--option`.
+    pub(crate) typed_options: Vec<String>,
+}
+
+impl Session {
+    /// Finds the store.
+    fn layout(&self) -> Result<StoreLayout> {
+        locate(
+            self.global.store.as_deref(),
+            &self.environment,
+            SystemStore::of_this_machine(),
+        )
+    }
+
+    /// Reads the configuration's files, and warns of what they say in vain.
+    fn configuration_files(&self) -> Result<Configuration> {
+        let configuration = read_files(&self.environment, machine::default_settings())?;
+        for warning in configuration.warnings() {
+            warn(self.style, warning);
+        }
+        Ok(configuration)
+    }
+
+    /// Puts what was typed over the rest of the configuration.
+    fn with_typed(
+        &self,
+        mut configuration: Configuration,
+        flags: &[Assignment],
+    ) -> Result<Configuration> {
+        for assignment in typed_options(&self.typed_options).iter().chain(flags) {
+            configuration.assign(assignment)?;
+        }
+        Ok(configuration)
+    }
+
+    /// Returns the settings of a command that has no flags of its own for them.
+    fn settings(&self) -> Result<Settings> {
+        let configuration = self.with_typed(self.configuration_files()?, &[])?;
+        Ok(configuration.finish()?)
+    }
+
+    /// Returns a finder for words of the command line.
+    fn finder<'a>(&'a self, layout: &'a StoreLayout) -> Finder<'a> {
+        Finder {
+            layout,
+            environment: &self.environment,
+        }
+    }
+}
+
+/// Performs a command.
+///
+/// # Errors
+/// The command did not do what it was asked.
+pub(crate) async fn perform(
+    session: &Session,
+    command: Command,
+    interrupts: &mut Interrupts,
+) -> Result<()> {
+    let mut output = Output::new();
+    match command {
+        Command::Build(arguments) => {
+            return build::build(session, &arguments, interrupts, &mut output).await;
+        }
+        Command::Config(arguments) => {
+            let ConfigAction::Show { names, json, .. } = arguments.action;
+            config::show(session, &names, json, &mut output)?;
+        }
+        Command::Simulate(arguments) => simulate::simulate(&arguments, &mut output)?,
+        Command::Nar(arguments) => match arguments.action {
+            NarAction::Dump { path } => nar::dump(path, interrupts).await?,
+            NarAction::Restore { path } => nar::restore(path, interrupts).await?,
+            NarAction::Hash { path, json } => {
+                nar::hash(path, json, interrupts, &mut output).await?;
+            }
+        },
+        Command::Add(_)
+        | Command::Instantiate(_)
+        | Command::Show(_)
+        | Command::PathInfo(_)
+        | Command::Query(_)
+        | Command::Log(_) => {
+            perform_on_store(session, command, interrupts, &mut output).await?;
+        }
+    }
+    output.flush()
+}
+
+/// Performs a command that asks the registry.
+async fn perform_on_store(
+    session: &Session,
+    command: Command,
+    interrupts: &mut Interrupts,
+    output: &mut Output,
+) -> Result<()> {
+    let layout = session.layout()?;
+    let settings = session.settings()?;
+    let store = Store::open(&layout, &settings)?;
+    let finder = session.finder(&layout);
+    let work = async {
+        match command {
+            Command::Add(arguments) => add::add(&store, session, &arguments, output).await,
+            Command::Instantiate(arguments) => {
+                instantiate::instantiate(&store, &finder, &settings.system, &arguments, output)
+                    .await
+            }
+            Command::Show(arguments) => {
+                show::show(&store, &finder, &settings.system, &arguments, output).await
+            }
+            Command::PathInfo(arguments) => {
+                path_info::path_info(&store, &finder, &arguments, output).await
+            }
+            Command::Query(arguments) => query::query(&store, &finder, &arguments, output).await,
+            Command::Log(arguments) => log::log(&store, &finder, &arguments, output).await,
+            // `perform` sends no other command here.
+            Command::Build(_) | Command::Nar(_) | Command::Config(_) | Command::Simulate(_) => {
+                Ok(())
+            }
+        }
+    };
+    let done = interrupts.unless(work).await;
+    match &done {
+        Err(failure) if let Some(signal) = failure.signal() => {
+            interrupts.clean_up(signal, store.close()).await;
+        }
+        Ok(()) | Err(_) => store.close().await,
+    }
+    done
+}

@@ -1,0 +1,93 @@
+//! Plain lines for a pipe or a log file: one for each thing that happens, never rewritten.
+
+use scheduler::{Event, EventKind, Outcome, Status, WaitReason};
+use store_model::{StoreDir, StorePath};
+
+use super::Style;
+use super::progress::{Progress, lock_owner, name_of};
+use super::sanitise::sanitise;
+
+/// Turns events into lines.
+#[derive(Debug)]
+pub(crate) struct Plain {
+    store_dir: StoreDir,
+    style: Style,
+    logs: BuildLogs,
+}
+
+/// Whether what builders write is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BuildLogs {
+    /// Line by line, behind the derivation's name.
+    Printed,
+    /// Only as part of a failure.
+    Hidden,
+}
+
+impl Plain {
+    /// Prints paths in this directory.
+    #[must_use]
+    pub(crate) fn new(store_dir: StoreDir, style: Style, logs: BuildLogs) -> Self {
+        Self {
+            store_dir,
+            style,
+            logs,
+        }
+    }
+
+    /// Returns the lines for one event, each ending in a newline; mostly none. `progress` has not
+    /// seen the event yet.
+    #[must_use]
+    pub(crate) fn lines(&self, event: &Event, progress: &Progress) -> String {
+        let Some(path) = progress.path(event.goal) else {
+            return String::new();
+        };
+        match &event.kind {
+            EventKind::Started { .. } => {
+                format!("building '{}'...\n", self.store_dir.print(path))
+            }
+            EventKind::Waiting {
+                reason: WaitReason::Lock { path, holder },
+            } => format!(
+                "waiting for the lock on '{}', held by {}\n",
+                self.store_dir.print(path),
+                lock_owner(*holder)
+            ),
+            EventKind::Logged(lines) if self.logs == BuildLogs::Printed => {
+                let name = self.style.faint(&format!("{}>", name_of(path)));
+                let mut text = String::with_capacity(lines.text.len() * 2);
+                for line in lines.text.split(|byte| *byte == b'\n') {
+                    text.push_str(&name);
+                    text.push(' ');
+                    text.push_str(&sanitise(line, self.style));
+                    text.push('\n');
+                }
+                text
+            }
+            EventKind::Finished(outcome) => self.ending(outcome, path),
+            EventKind::Created { .. } | EventKind::Waiting { .. } | EventKind::Logged(_) => {
+                String::new()
+            }
+        }
+    }
+
+    /// What failed by itself is told at once; what failed for it is told by the report.
+    fn ending(&self, outcome: &Outcome, path: &StorePath) -> String {
+        let is_told_elsewhere =
+            matches!(outcome.status, Status::Cancelled | Status::DependencyFailed);
+        if outcome.status.is_success() || is_told_elsewhere {
+            return String::new();
+        }
+        let message = if outcome.message.is_empty() {
+            format!("'{}' failed", self.store_dir.print(path))
+        } else {
+            outcome.message.clone()
+        };
+        let text = message
+            .lines()
+            .map(|line| sanitise(line.as_bytes(), self.style))
+            .collect::<Vec<_>>()
+            .join("\n");
+        format!("{} {text}\n", self.style.error("error:"))
+    }
+}

@@ -1,0 +1,223 @@
+//! Answers what is valid, and makes things valid.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use actix::{Actor, Context, Handler, ResponseFuture};
+use store_model::{Derivation, PathInfo, StorePath};
+use tokio::sync::oneshot;
+
+use crate::db::{Database, query};
+use crate::messages::{
+    AddIndirectRoot, AddPath, AddTempRoots, AddText, DiscardInvalidPaths, QueryAllValidPaths,
+    QueryClosure, QueryDerivation, QueryGoodPaths, QueryPathFromHashPart, QueryPathInfo,
+    QueryReferrers, QueryValidDerivers, QueryValidPaths, RegisterError, RegisterOutputs,
+    StopRegistry,
+};
+use crate::services::{Pools, Queues};
+use crate::{Error, roots, tasks, workers};
+
+/// The store's memory: one writer, several readers, and the threads that make objects.
+#[derive(Debug)]
+pub struct StoreRegistry {
+    /// `None` once stopped.
+    services: Option<(Queues, Pools)>,
+}
+
+impl StoreRegistry {
+    pub(crate) fn new(queues: Queues, pools: Pools) -> Self {
+        Self {
+            services: Some((queues, pools)),
+        }
+    }
+
+    /// Answers with what an asynchronous task returns.
+    pub(crate) fn run<T, E, F>(
+        &self,
+        task: impl FnOnce(Queues) -> F,
+    ) -> ResponseFuture<Result<T, E>>
+    where
+        F: Future<Output = Result<T, E>> + 'static,
+        T: 'static,
+        E: From<Error> + 'static,
+    {
+        match &self.services {
+            Some((queues, _)) => Box::pin(task(queues.clone())),
+            None => Box::pin(async { Err(Error::Stopped.into()) }),
+        }
+    }
+
+    /// Answers with what a reader finds in the database.
+    fn read<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&Database) -> Result<T, Error> + Send + 'static,
+    ) -> ResponseFuture<Result<T, Error>> {
+        self.run(|queues| async move { queues.read(question).await })
+    }
+}
+
+impl Actor for StoreRegistry {
+    type Context = Context<Self>;
+}
+
+type Answer<T, E = Error> = ResponseFuture<Result<T, E>>;
+
+impl Handler<QueryPathInfo> for StoreRegistry {
+    type Result = Answer<Option<PathInfo>>;
+
+    fn handle(&mut self, question: QueryPathInfo, _: &mut Context<Self>) -> Self::Result {
+        self.read(move |database| query::path_info(database, &question.path))
+    }
+}
+
+impl Handler<QueryValidPaths> for StoreRegistry {
+    type Result = Answer<BTreeSet<StorePath>>;
+
+    fn handle(&mut self, question: QueryValidPaths, _: &mut Context<Self>) -> Self::Result {
+        self.read(move |database| query::valid_paths(database, question.paths))
+    }
+}
+
+impl Handler<QueryClosure> for StoreRegistry {
+    type Result = Answer<BTreeSet<StorePath>>;
+
+    fn handle(&mut self, question: QueryClosure, _: &mut Context<Self>) -> Self::Result {
+        self.read(move |database| query::closure(database, question.roots))
+    }
+}
+
+impl Handler<QueryDerivation> for StoreRegistry {
+    type Result = Answer<Arc<Derivation>>;
+
+    fn handle(&mut self, question: QueryDerivation, _: &mut Context<Self>) -> Self::Result {
+        self.run(|queues| async move {
+            queues
+                .derivations
+                .run(move |derivations| derivations.get(&question.drv_path))
+                .await
+        })
+    }
+}
+
+impl Handler<QueryGoodPaths> for StoreRegistry {
+    type Result = Answer<BTreeSet<StorePath>>;
+
+    fn handle(&mut self, question: QueryGoodPaths, _: &mut Context<Self>) -> Self::Result {
+        self.run(|queues| tasks::good_paths(queues, question.paths))
+    }
+}
+
+impl Handler<AddTempRoots> for StoreRegistry {
+    type Result = Answer<()>;
+
+    fn handle(&mut self, request: AddTempRoots, _: &mut Context<Self>) -> Self::Result {
+        self.run(|queues| async move {
+            queues
+                .roots
+                .run(|temp_roots| temp_roots.add(request.paths))
+                .await
+        })
+    }
+}
+
+impl Handler<DiscardInvalidPaths> for StoreRegistry {
+    type Result = Answer<()>;
+
+    fn handle(&mut self, request: DiscardInvalidPaths, _: &mut Context<Self>) -> Self::Result {
+        self.run(|queues| tasks::discard_invalid(queues, request.paths))
+    }
+}
+
+impl Handler<RegisterOutputs> for StoreRegistry {
+    type Result = Answer<Vec<PathInfo>, RegisterError>;
+
+    fn handle(&mut self, request: RegisterOutputs, _: &mut Context<Self>) -> Self::Result {
+        self.run(|queues| tasks::register_outputs(queues, request))
+    }
+}
+
+impl Handler<AddText> for StoreRegistry {
+    type Result = Answer<StorePath>;
+
+    fn handle(&mut self, request: AddText, _: &mut Context<Self>) -> Self::Result {
+        self.run(|queues| tasks::add_text(queues, request))
+    }
+}
+
+impl Handler<AddPath> for StoreRegistry {
+    type Result = Answer<StorePath>;
+
+    fn handle(&mut self, request: AddPath, _: &mut Context<Self>) -> Self::Result {
+        self.run(|queues| tasks::add_path(queues, request))
+    }
+}
+
+impl Handler<QueryReferrers> for StoreRegistry {
+    type Result = Answer<BTreeSet<StorePath>>;
+
+    fn handle(&mut self, question: QueryReferrers, _: &mut Context<Self>) -> Self::Result {
+        self.read(move |database| query::referrers(database, &question.path))
+    }
+}
+
+impl Handler<QueryValidDerivers> for StoreRegistry {
+    type Result = Answer<BTreeSet<StorePath>>;
+
+    fn handle(&mut self, question: QueryValidDerivers, _: &mut Context<Self>) -> Self::Result {
+        self.read(move |database| query::valid_derivers(database, &question.path))
+    }
+}
+
+impl Handler<QueryAllValidPaths> for StoreRegistry {
+    type Result = Answer<BTreeSet<StorePath>>;
+
+    fn handle(&mut self, _: QueryAllValidPaths, _: &mut Context<Self>) -> Self::Result {
+        self.read(query::all_valid_paths)
+    }
+}
+
+impl Handler<QueryPathFromHashPart> for StoreRegistry {
+    type Result = Answer<Option<StorePath>>;
+
+    fn handle(&mut self, question: QueryPathFromHashPart, _: &mut Context<Self>) -> Self::Result {
+        self.read(move |database| query::path_from_hash_part(database, &question.hash_part))
+    }
+}
+
+impl Handler<AddIndirectRoot> for StoreRegistry {
+    type Result = Answer<()>;
+
+    fn handle(&mut self, request: AddIndirectRoot, _: &mut Context<Self>) -> Self::Result {
+        self.run(|queues| async move {
+            let layout = Arc::clone(&queues.layout);
+            queues
+                .roots
+                .run(move |_| roots::add_indirect_root(&layout, &request.link, &request.target))
+                .await
+        })
+    }
+}
+
+impl Handler<StopRegistry> for StoreRegistry {
+    type Result = ResponseFuture<()>;
+
+    fn handle(&mut self, _: StopRegistry, _: &mut Context<Self>) -> Self::Result {
+        let Some((queues, pools)) = self.services.take() else {
+            return Box::pin(async {});
+        };
+        // The threads end when nobody can send to them any more.
+        drop(queues);
+        let (reply, answer) = oneshot::channel();
+        let joining = workers::spawn("stop", move || {
+            pools.join();
+            let _listener_gone = reply.send(());
+        });
+        if let Err(error) = joining {
+            tracing::warn!("{error}: not waiting for the registry's threads");
+        }
+        Box::pin(async move {
+            // Without an answer the threads are gone, or beyond our reach.
+            let _ended = answer.await;
+        })
+    }
+}

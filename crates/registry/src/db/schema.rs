@@ -1,0 +1,163 @@
+//! Which schema a database has, and making a new one.
+//!
+//! The tables come first and the `schema` file last, so that a crash between leaves something that
+//! the next start completes.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+
+use rusqlite::{Connection, TransactionBehavior};
+
+use crate::Error;
+use crate::layout::Layout;
+
+/// The version that Nix 2.8 to 2.35 write.
+const VERSION: u64 = 10;
+
+/// The statements exactly as Nix's database has stored them.
+const STATEMENTS: &str = include_str!("schema.sql");
+
+/// What the `schema` file says.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum SchemaFile {
+    /// There is none: a new store, or a crash while making one.
+    Absent,
+    /// It is there but has nothing in it: a crash of a program that did not sync it.
+    Empty,
+    /// It names the version that we know.
+    Current,
+}
+
+/// Reads the `schema` file.
+///
+/// # Errors
+/// It names another version, or no version at all.
+pub(super) fn read_schema_file(path: &Path) -> Result<SchemaFile, Error> {
+    let text = match fs::read(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(SchemaFile::Absent),
+        Err(error) => return Err(Error::file("reading", path, error)),
+    };
+    let text = String::from_utf8_lossy(&text);
+    if text.trim().is_empty() {
+        return Ok(SchemaFile::Empty);
+    }
+    let found = text.trim().parse().map_err(|_| Error::DatabaseCorrupt {
+        path: path.to_owned(),
+        reason: "the file does not hold a schema version".to_owned(),
+    })?;
+    let path = path.to_owned();
+    match found {
+        VERSION => Ok(SchemaFile::Current),
+        1..VERSION => Err(Error::OlderSchema {
+            path,
+            found,
+            known: VERSION,
+        }),
+        0 => Err(Error::DatabaseCorrupt {
+            path,
+            reason: "the file holds schema version 0".to_owned(),
+        }),
+        _ => Err(Error::NewerSchema {
+            path,
+            found,
+            known: VERSION,
+        }),
+    }
+}
+
+/// Refuses to begin a database where an old one must have been lost.
+///
+/// # Errors
+/// The store has objects though it has no database.
+pub(super) fn check_new_store(layout: &Layout, database: &Path) -> Result<(), Error> {
+    match layout.any_object()? {
+        None => Ok(()),
+        Some(object) => Err(Error::DatabaseMissing {
+            path: database.to_owned(),
+            store: layout.paths.real_store_dir.clone(),
+            example: object.to_string(),
+        }),
+    }
+}
+
+/// Makes the tables of a new database, or finishes what a crash left.
+///
+/// # Errors
+/// There are other tables, or they cannot be made.
+pub(super) fn create(connection: &mut Connection, database: &Path) -> Result<(), Error> {
+    let failed = |source| Error::database("making tables", database, source);
+    let transaction = connection
+        .transaction_with_behavior(TransactionBehavior::Immediate)
+        .map_err(failed)?;
+    if stored_statements(&transaction).map_err(failed)?.is_empty() {
+        transaction.execute_batch(STATEMENTS).map_err(failed)?;
+        return transaction.commit().map_err(failed);
+    }
+    drop(transaction);
+    check(connection, database)
+}
+
+/// Checks that the tables are Nix's.
+///
+/// # Errors
+/// One of them is absent or another.
+pub(super) fn check(connection: &Connection, database: &Path) -> Result<(), Error> {
+    let found = stored_statements(connection)
+        .map_err(|source| Error::database("reading tables", database, source))?;
+    for wanted in STATEMENTS.split_inclusive(";\n") {
+        let wanted = wanted.trim_end_matches('\n').trim_end_matches(';');
+        // The body of the trigger has a semicolon of its own.
+        let head = wanted.lines().next().unwrap_or(wanted);
+        if head.starts_with("CREATE") && !found.contains(&comparable(head)) {
+            return Err(Error::DatabaseCorrupt {
+                path: database.to_owned(),
+                reason: format!("it does not have '{head}'"),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Writes the `schema` file so that a crash leaves all of it or none.
+///
+/// # Errors
+/// It cannot be written or synced.
+pub(super) fn write_schema_file(path: &Path) -> Result<(), Error> {
+    let new = path.with_extension("new");
+    let failed = |error| Error::file("writing", &new, error);
+    let mut file = File::options()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o644)
+        .open(&new)
+        .map_err(failed)?;
+    write!(file, "{VERSION}").map_err(failed)?;
+    file.sync_all().map_err(failed)?;
+    fs::rename(&new, path).map_err(|error| Error::file("renaming to", path, error))?;
+    let dir = path.parent().unwrap_or(path);
+    File::open(dir)
+        .and_then(|dir| dir.sync_all())
+        .map_err(|error| Error::file("syncing", dir, error))
+}
+
+/// Returns the first line of each stored statement, in a form that ignores `if not exists`.
+fn stored_statements(connection: &Connection) -> rusqlite::Result<BTreeSet<String>> {
+    connection
+        .prepare("select sql from sqlite_master where sql is not null")?
+        .query_map([], |row| row.get::<_, String>(0))?
+        .map(|sql| Ok(comparable(sql?.lines().next().unwrap_or_default())))
+        .collect()
+}
+
+fn comparable(line: &str) -> String {
+    line.split_whitespace()
+        .collect::<Vec<_>>()
+        .join(" ")
+        .to_ascii_lowercase()
+        .replace(" if not exists ", " ")
+}

@@ -1,0 +1,238 @@
+//! Derivations as goals get them: read, parsed, and checked against their own paths.
+//!
+//! A derivation's outputs follow from its inputs' texts, so checking one reads the graph below it.
+//! Each text is read once and each hash computed once, whoever asks: a graph costs linear time.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::Read as _;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use rustix::fs::{FileType, Mode, OFlags};
+use rustix::io::Errno;
+use store_model::derivation::HashModuloCache;
+use store_model::{Derivation, Hash, HashAlgorithm, StorePath};
+
+use crate::Error;
+use crate::db::{Database, query};
+use crate::layout::Layout;
+use crate::staging::c_name;
+
+/// Longest derivation that is read: the largest in the wild have 2 MB.
+const MAX_BYTES: u64 = 64 << 20;
+
+/// How many parsed derivations each of two generations holds: a Linux distribution's 30,000 fit.
+const GENERATION_LEN: usize = 16_384;
+
+/// The derivations of a store, with a connection to ask whether they are valid.
+#[derive(Debug)]
+pub(crate) struct Derivations {
+    layout: Arc<Layout>,
+    database: Database,
+    parsed: Generations,
+    hashes: HashModuloCache,
+}
+
+/// A cache that forgets what has not been asked for lately.
+#[derive(Debug, Default)]
+struct Generations {
+    young: HashMap<StorePath, Parsed>,
+    old: HashMap<StorePath, Parsed>,
+}
+
+/// A derivation whose own path is right.
+#[derive(Debug, Clone)]
+struct Parsed {
+    derivation: Arc<Derivation>,
+    /// Whether its output paths are known to be right, too.
+    is_checked: bool,
+}
+
+impl Derivations {
+    pub(crate) fn new(layout: Arc<Layout>, database: Database) -> Self {
+        let hashes = HashModuloCache::new(layout.paths.store_dir.clone());
+        Self {
+            layout,
+            database,
+            parsed: Generations::default(),
+            hashes,
+        }
+    }
+
+    /// Returns a valid derivation, parsed and checked.
+    ///
+    /// # Errors
+    /// It is not valid, is no derivation, or claims paths that are not its own (SECURITY V04).
+    pub(crate) fn get(&mut self, path: &StorePath) -> Result<Arc<Derivation>, Error> {
+        if query::valid_paths(&self.database, vec![path.clone()])?.is_empty() {
+            return Err(Error::InvalidPath {
+                path: self.layout.print(path),
+            });
+        }
+        let derivation = match self.parsed.get(path) {
+            Some(parsed) if parsed.is_checked => return Ok(parsed.derivation),
+            Some(parsed) => parsed.derivation,
+            None => Arc::new(read(&self.layout, path)?),
+        };
+        check(
+            &mut self.hashes,
+            &mut self.parsed,
+            &self.layout,
+            path,
+            &derivation,
+        )?;
+        self.parsed.insert(
+            path.clone(),
+            Parsed {
+                derivation: Arc::clone(&derivation),
+                is_checked: true,
+            },
+        );
+        Ok(derivation)
+    }
+
+    /// Checks a derivation that is about to become valid; its inputs are.
+    ///
+    /// # Errors
+    /// It is no derivation, or claims paths that are not its own (SECURITY V04).
+    pub(crate) fn check_new(
+        &mut self,
+        path: &StorePath,
+        text: &[u8],
+    ) -> Result<Arc<Derivation>, Error> {
+        let derivation = Arc::new(parse(&self.layout, path, text)?);
+        check(
+            &mut self.hashes,
+            &mut self.parsed,
+            &self.layout,
+            path,
+            &derivation,
+        )?;
+        Ok(derivation)
+    }
+}
+
+fn check(
+    hashes: &mut HashModuloCache,
+    parsed: &mut Generations,
+    layout: &Layout,
+    path: &StorePath,
+    derivation: &Derivation,
+) -> Result<(), Error> {
+    let mut load = |input: &StorePath| -> Result<Arc<Derivation>, Loading> {
+        if let Some(known) = parsed.get(input) {
+            return Ok(known.derivation);
+        }
+        let derivation = Arc::new(read(layout, input).map_err(Loading::Read)?);
+        parsed.insert(
+            input.clone(),
+            Parsed {
+                derivation: Arc::clone(&derivation),
+                is_checked: false,
+            },
+        );
+        Ok(derivation)
+    };
+    hashes
+        .check_output_paths(derivation, &mut load)
+        .map_err(|error| match error {
+            Loading::Read(error) => error,
+            Loading::Check(source) => Error::Derivation {
+                path: layout.print(path),
+                source: Box::new(source),
+            },
+        })
+}
+
+/// Why a derivation could not be checked.
+enum Loading {
+    Read(Error),
+    Check(store_model::Error),
+}
+
+impl From<store_model::Error> for Loading {
+    fn from(error: store_model::Error) -> Self {
+        Self::Check(error)
+    }
+}
+
+impl Generations {
+    fn get(&mut self, path: &StorePath) -> Option<Parsed> {
+        if let Some(parsed) = self.young.get(path) {
+            return Some(parsed.clone());
+        }
+        let parsed = self.old.remove(path)?;
+        self.insert(path.clone(), parsed.clone());
+        Some(parsed)
+    }
+
+    fn insert(&mut self, path: StorePath, parsed: Parsed) {
+        if self.young.len() >= GENERATION_LEN {
+            self.old = std::mem::take(&mut self.young);
+        }
+        self.young.insert(path, parsed);
+    }
+}
+
+fn read(layout: &Layout, path: &StorePath) -> Result<Derivation, Error> {
+    let real_path = layout.real_path(path);
+    let failed = |errno: Errno| Error::file("reading", &real_path, errno);
+    let file: OwnedFd = rustix::fs::openat(
+        &layout.store,
+        &*c_name(path.base_name()),
+        OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK,
+        Mode::empty(),
+    )
+    .map_err(failed)?;
+    let stat = rustix::fs::fstat(&file).map_err(failed)?;
+    let file_type = FileType::from_raw_mode(stat.st_mode);
+    if file_type != FileType::RegularFile {
+        return Err(Error::UnsupportedFile {
+            path: real_path,
+            kind: crate::tree::describe(file_type),
+        });
+    }
+    if u64::try_from(stat.st_size).is_ok_and(|size| size > MAX_BYTES) {
+        return Err(failed(Errno::FBIG));
+    }
+    let mut text = Vec::with_capacity(usize::try_from(stat.st_size).unwrap_or(0));
+    File::from(file)
+        .take(MAX_BYTES)
+        .read_to_end(&mut text)
+        .map_err(|error| Error::file("reading", &real_path, error))?;
+    parse(layout, path, &text)
+}
+
+/// Parses a derivation's text, and checks that its path follows from it.
+fn parse(layout: &Layout, path: &StorePath, text: &[u8]) -> Result<Derivation, Error> {
+    let store_dir = &layout.paths.store_dir;
+    let malformed = |source| Error::Derivation {
+        path: layout.print(path),
+        source: Box::new(source),
+    };
+    let name = path.name();
+    let drv_name = name.strip_suffix(".drv").unwrap_or(name);
+    let derivation = Derivation::parse(text, drv_name, store_dir).map_err(malformed)?;
+    let references = derivation
+        .input_sources
+        .iter()
+        .chain(derivation.input_derivations.keys())
+        .cloned()
+        .collect();
+    let hash = Hash::digest(HashAlgorithm::Sha256, text);
+    let expected = store_dir
+        .make_text_path(name, &hash, &references)
+        .map_err(malformed)?;
+    if expected != *path {
+        return Err(Error::DerivationPath {
+            path: layout.print(path),
+            expected: layout.print(&expected),
+        });
+    }
+    Ok(derivation)
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may panic")]
+mod tests;

@@ -1,0 +1,240 @@
+//! Turning a tree into a valid object.
+//!
+//! ```text
+//! outputs of a build    check ─► (copy, if fixed) ─► make canonical, hash, scan ─┐
+//! text, source          write or copy ─► make canonical, hash ─► name            ├─► move into the store
+//!                                                                                │   ─► hand to the writer
+//! ```
+//!
+//! All of it runs on the ingest threads. They do not wait for the writer: it answers the asker, or
+//! takes the object out of the store again.
+
+mod canonical;
+mod copy;
+mod hash_scan;
+mod outputs;
+pub(crate) mod place;
+mod sources;
+
+use std::collections::{BTreeSet, HashMap};
+use std::ffi::CString;
+use std::os::fd::AsFd as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustix::io::Errno;
+use store_model::{NarHash, StorePath};
+use tokio::sync::oneshot;
+
+use crate::Error;
+use crate::db::write::Registration;
+use crate::layout::Layout;
+use crate::staging::{Staging, c_name};
+use crate::workers::WorkQueue;
+use crate::writer::{Commit, CommitQueue, ContentSync};
+
+use self::canonical::Canonical;
+use self::copy::{Place, RequiredOwner, copy_tree};
+pub(crate) use self::hash_scan::ReadBuffer;
+use self::hash_scan::{ContentHash, Contents, Metadata, Question, read_tree};
+pub(crate) use self::sources::NewText;
+
+/// What one ingest thread works with.
+#[derive(Debug)]
+pub(crate) struct Ingest {
+    pub(crate) layout: Arc<Layout>,
+    pub(crate) commits: CommitQueue,
+    pub(crate) trash: Trash,
+    pub(crate) good_paths: GoodPaths,
+    pub(crate) content_sync: ContentSync,
+    pub(crate) buffer: ReadBuffer,
+}
+
+/// The thread that deletes.
+#[derive(Debug, Clone)]
+pub(crate) struct Trash {
+    pub(crate) staging: Arc<Staging>,
+    pub(crate) queue: WorkQueue<()>,
+}
+
+impl Trash {
+    /// Takes an object out of the store at once, and has it deleted when there is time.
+    ///
+    /// # Errors
+    /// It cannot be moved.
+    pub(crate) fn discard(&self, path: &StorePath) -> Result<(), Error> {
+        if let Some(name) = self.staging.take_out(path)? {
+            let staging = Arc::clone(&self.staging);
+            self.queue.submit_blocking(move |()| staging.delete(&name));
+        }
+        Ok(())
+    }
+}
+
+/// Which valid paths have the contents that the database says (SPEC A10).
+#[derive(Debug, Clone, Default)]
+pub(crate) struct GoodPaths(Arc<Mutex<HashMap<StorePath, bool>>>);
+
+impl GoodPaths {
+    /// Returns what is remembered of a path.
+    pub(crate) fn get(&self, path: &StorePath) -> Option<bool> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(path).copied()
+    }
+
+    /// Remembers whether a path is good.
+    pub(crate) fn set(&self, path: StorePath, is_good: bool) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.insert(path, is_good);
+    }
+}
+
+/// Something in our own directory, deleted when the value is dropped before it is in its place.
+#[derive(Debug)]
+pub(crate) struct Staged {
+    trash: Trash,
+    name: CString,
+    is_there: bool,
+}
+
+impl Staged {
+    /// Chooses a name for something that is about to be made.
+    fn new(trash: Trash) -> Self {
+        Self {
+            name: trash.staging.fresh_name(),
+            trash,
+            is_there: true,
+        }
+    }
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        if self.is_there {
+            let staging = Arc::clone(&self.trash.staging);
+            let name = std::mem::take(&mut self.name);
+            // May happen on an actor's thread. Where the queue is full the next start deletes it.
+            self.trash.queue.try_submit(move |()| staging.delete(&name));
+        }
+    }
+}
+
+impl Ingest {
+    /// Returns whether the object has the contents that the database says. What cannot be read
+    /// has not.
+    pub(crate) fn is_good(&mut self, path: &StorePath, wanted: NarHash) -> bool {
+        let question = Question {
+            metadata: Metadata::Keep,
+            candidates: &BTreeSet::new(),
+            content_hash: None,
+        };
+        let name = c_name(path.base_name());
+        let real_path = self.layout.real_path(path);
+        let store = self.layout.store.as_fd();
+        let is_good = match read_tree(store, &name, &real_path, question, &mut self.buffer) {
+            Ok(contents) => contents.nar.nar_hash == wanted,
+            Err(error) => {
+                tracing::warn!("{error}");
+                false
+            }
+        };
+        self.good_paths.set(path.clone(), is_good);
+        is_good
+    }
+
+    /// Makes a fresh copy in our own directory.
+    fn copy_in(&self, from: Place<'_>, owner: RequiredOwner) -> Result<Staged, Error> {
+        let copy = Staged::new(self.trash.clone());
+        let path = self.trash.staging.path_of(&copy.name);
+        let to = Place {
+            dir: self.trash.staging.dir(),
+            name: &copy.name,
+            path: &path,
+        };
+        copy_tree(from, to, owner)?;
+        Ok(copy)
+    }
+
+    /// Makes something in our own directory canonical, and reads it. `path` is for messages.
+    fn read_staged(
+        &mut self,
+        staged: &Staged,
+        path: &Path,
+        candidates: &BTreeSet<StorePath>,
+        content_hash: Option<ContentHash>,
+    ) -> Result<Contents, Error> {
+        let mut canonical = Canonical::new(&self.layout, self.layout.owner_uid);
+        let question = Question {
+            metadata: Metadata::Set(&mut canonical, self.content_sync),
+            candidates,
+            content_hash,
+        };
+        let dir = self.trash.staging.dir();
+        read_tree(dir, &staged.name, path, question, &mut self.buffer)
+    }
+
+    /// Moves something from our own directory to its place in the store.
+    fn place_staged(&self, staged: &mut Staged, path: &StorePath) -> Result<(), Error> {
+        let moved = place::rename(
+            (self.trash.staging.dir(), &staged.name),
+            (self.layout.store.as_fd(), &c_name(path.base_name())),
+        );
+        match moved {
+            Ok(()) => {
+                staged.is_there = false;
+                Ok(())
+            }
+            Err(Errno::EXIST) => Err(Error::PathExists {
+                path: self.layout.real_path(path),
+            }),
+            Err(errno) => Err(Error::file("moving to", self.layout.real_path(path), errno)),
+        }
+    }
+
+    /// Returns an object's path as messages have it.
+    fn logical_path(&self, path: &StorePath) -> PathBuf {
+        PathBuf::from(self.layout.print(path))
+    }
+
+    /// Hands objects that are in place to the writer, who answers in our stead. What cannot be
+    /// registered is taken away again.
+    fn commit<T: Send + 'static, E: From<Error> + Send + 'static>(
+        &self,
+        registrations: Vec<Registration>,
+        answer: T,
+        reply: oneshot::Sender<Result<T, E>>,
+    ) {
+        let paths: Vec<StorePath> = registrations
+            .iter()
+            .map(|registration| registration.info.path.clone())
+            .collect();
+        let trash = self.trash.clone();
+        let good_paths = self.good_paths.clone();
+        let done = Box::new(move |outcome: Result<(), Error>| {
+            let outcome = outcome.map(|()| {
+                for path in paths.iter().cloned() {
+                    good_paths.set(path, true);
+                }
+                answer
+            });
+            if outcome.is_err() {
+                discard_all(&trash, &paths);
+            }
+            // A cancelled goal no longer listens; the paths are valid all the same.
+            let _listener_gone = reply.send(outcome.map_err(E::from));
+        });
+        self.commits.submit_blocking(Commit {
+            registrations,
+            done,
+        });
+    }
+}
+
+/// Takes away what was put in place for a registration that failed.
+fn discard_all(trash: &Trash, paths: &[StorePath]) {
+    for path in paths {
+        if let Err(error) = trash.discard(path) {
+            tracing::warn!("{error}");
+        }
+    }
+}

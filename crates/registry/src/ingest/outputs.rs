@@ -1,0 +1,342 @@
+//! Registering what a builder has left.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::AsFd as _;
+
+use rustix::fs::{AtFlags, FileType, Stat};
+use rustix::io::Errno;
+use store_model::derivation::IngestionMethod;
+use store_model::{ContentAddress, OutputName, PathInfo, StorePath};
+use tokio::sync::oneshot;
+
+use super::canonical::Canonical;
+use super::copy::{Place, RequiredOwner};
+use super::hash_scan::{ContentHash, Contents, Metadata, Question, read_tree};
+use super::{Ingest, Staged, discard_all, place};
+use crate::Error;
+use crate::cycle::find_cycle;
+use crate::db::write::{Registration, unix_time};
+use crate::messages::{RegisterError, RegisterOutputs, ScratchOutput};
+use crate::staging::c_name;
+
+/// An output that is ready to be moved into the store.
+struct Ready<'a> {
+    output: &'a ScratchOutput,
+    source: Source,
+    contents: Contents,
+}
+
+/// Where an output is.
+enum Source {
+    /// Where its builder left it, under the name of its path.
+    Scratch,
+    /// In our own directory, as a fresh copy.
+    Copy(Staged),
+}
+
+impl Ingest {
+    /// Registers a build's outputs, all or none, and answers through `reply`.
+    pub(crate) fn register_outputs(
+        &mut self,
+        request: &RegisterOutputs,
+        reply: oneshot::Sender<Result<Vec<PathInfo>, RegisterError>>,
+    ) {
+        let infos = match self.ingest_outputs(request) {
+            Ok(infos) => infos,
+            Err(error) => {
+                let _listener_gone = reply.send(Err(error));
+                return;
+            }
+        };
+        let registrations = infos
+            .iter()
+            .map(|info| Registration {
+                info: info.clone(),
+                derivation_outputs: Vec::new(),
+            })
+            .collect();
+        self.commit(registrations, infos, reply);
+    }
+
+    fn ingest_outputs(
+        &mut self,
+        request: &RegisterOutputs,
+    ) -> Result<Vec<PathInfo>, RegisterError> {
+        let mut ready = self.prepare_outputs(request)?;
+        self.refuse_cycles(request, &ready)?;
+        self.place_outputs(request, &mut ready)?;
+        let now = unix_time();
+        Ok(ready
+            .into_iter()
+            .map(|ready| PathInfo {
+                path: ready.output.path.clone(),
+                nar_hash: ready.contents.nar.nar_hash,
+                nar_size_bytes: ready.contents.nar.nar_size_bytes,
+                references: ready.contents.nar.references,
+                deriver: Some(request.drv_path.clone()),
+                registration_time: now,
+                ultimate: true,
+                signatures: BTreeSet::new(),
+                content_address: ready
+                    .output
+                    .fixed
+                    .map(|(method, hash)| ContentAddress { method, hash }.to_string()),
+            })
+            .collect())
+    }
+
+    /// Checks, copies where that is due, makes canonical, and reads all outputs.
+    fn prepare_outputs<'a>(
+        &mut self,
+        request: &'a RegisterOutputs,
+    ) -> Result<Vec<Ready<'a>>, RegisterError> {
+        // Nothing is opened before all of them have been looked at.
+        for output in &request.outputs {
+            self.check_root(request, output)?;
+        }
+        let mut canonical = Canonical::new(&self.layout, request.builder_uid);
+        let mut ready = Vec::with_capacity(request.outputs.len());
+        for output in &request.outputs {
+            let prepared = match output.fixed {
+                None => self.read_scratch(request, output, &mut canonical),
+                Some((method, hash)) => {
+                    let algorithm = hash.algorithm();
+                    self.read_fixed(request, output, ContentHash { method, algorithm })
+                }
+            };
+            ready.push(prepared.map_err(blame)?);
+        }
+        canonical.check_links().map_err(blame)?;
+        for ready in &ready {
+            check_promise(&self.layout.print(&request.drv_path), ready)?;
+        }
+        Ok(ready)
+    }
+
+    /// Refuses an output that is missing or that others could have written to.
+    fn check_root(
+        &self,
+        request: &RegisterOutputs,
+        output: &ScratchOutput,
+    ) -> Result<(), RegisterError> {
+        let printed = self.layout.print(&output.path);
+        let name = c_name(output.path.base_name());
+        let stat = match rustix::fs::statat(&request.scratch.dir, &*name, AtFlags::SYMLINK_NOFOLLOW)
+        {
+            Ok(stat) => stat,
+            Err(Errno::NOENT) => {
+                return Err(RegisterError::Rejected(format!(
+                    "builder for '{}' failed to produce output path for output '{}' at '{printed}'",
+                    self.layout.print(&request.drv_path),
+                    output.name
+                )));
+            }
+            Err(errno) => {
+                let path = request.scratch.path.join(output.path.base_name());
+                return Err(Error::file("looking at", path, errno).into());
+            }
+        };
+        let file_type = FileType::from_raw_mode(stat.st_mode);
+        let is_writable = file_type != FileType::Symlink && stat.st_mode & 0o022 != 0;
+        if is_writable || stat.st_uid != request.builder_uid {
+            return Err(RegisterError::Rejected(format!(
+                "suspicious ownership or permission on '{printed}'; rejecting this build output"
+            )));
+        }
+        match output.fixed {
+            Some((IngestionMethod::Flat | IngestionMethod::Text, _)) if !is_plain_file(&stat) => {
+                Err(RegisterError::Rejected(format!(
+                    "output path '{printed}' should be a non-executable regular file since \
+                     recursive hashing is not enabled (outputHashMode=flat)"
+                )))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn read_scratch<'a>(
+        &mut self,
+        request: &RegisterOutputs,
+        output: &'a ScratchOutput,
+        canonical: &mut Canonical,
+    ) -> Result<Ready<'a>, Error> {
+        let name = c_name(output.path.base_name());
+        let contents = read_tree(
+            request.scratch.dir.as_fd(),
+            &name,
+            &self.logical_path(&output.path),
+            Question {
+                metadata: Metadata::Set(canonical, self.content_sync),
+                candidates: &request.reference_candidates,
+                content_hash: None,
+            },
+            &mut self.buffer,
+        )?;
+        Ok(Ready {
+            output,
+            source: Source::Scratch,
+            contents,
+        })
+    }
+
+    /// A fixed output's builder had a network, over which it may have handed out open files: only
+    /// a copy is hashed and kept.
+    fn read_fixed<'a>(
+        &mut self,
+        request: &RegisterOutputs,
+        output: &'a ScratchOutput,
+        content_hash: ContentHash,
+    ) -> Result<Ready<'a>, Error> {
+        let owner = RequiredOwner::User(request.builder_uid);
+        let copy = self.copy_from_scratch(request, output, owner)?;
+        let candidates = &request.reference_candidates;
+        let path = self.logical_path(&output.path);
+        let contents = self.read_staged(&copy, &path, candidates, Some(content_hash))?;
+        Ok(Ready {
+            output,
+            source: Source::Copy(copy),
+            contents,
+        })
+    }
+
+    fn copy_from_scratch(
+        &self,
+        request: &RegisterOutputs,
+        output: &ScratchOutput,
+        owner: RequiredOwner,
+    ) -> Result<Staged, Error> {
+        let from = Place {
+            dir: request.scratch.dir.as_fd(),
+            name: &c_name(output.path.base_name()),
+            path: &self.logical_path(&output.path),
+        };
+        self.copy_in(from, owner)
+    }
+
+    /// Refuses outputs that refer to each other in a circle.
+    fn refuse_cycles(
+        &self,
+        request: &RegisterOutputs,
+        ready: &[Ready<'_>],
+    ) -> Result<(), RegisterError> {
+        let outputs: BTreeMap<&StorePath, &OutputName> = ready
+            .iter()
+            .map(|ready| (&ready.output.path, &ready.output.name))
+            .collect();
+        let graph = ready
+            .iter()
+            .map(|ready| {
+                let references = ready.contents.nar.references.iter();
+                let siblings = references.filter_map(|path| outputs.get(path).copied());
+                (&ready.output.name, siblings.collect())
+            })
+            .collect();
+        match find_cycle(&graph) {
+            None => Ok(()),
+            Some((output, from)) => Err(RegisterError::Rejected(format!(
+                "cycle detected in build of '{}' in the references of output '{output}' from \
+                 output '{from}'",
+                self.layout.print(&request.drv_path)
+            ))),
+        }
+    }
+
+    /// Moves all outputs into the store, or none.
+    fn place_outputs(
+        &mut self,
+        request: &RegisterOutputs,
+        ready: &mut [Ready<'_>],
+    ) -> Result<(), Error> {
+        for idx in 0..ready.len() {
+            if let Err(error) = self.place_output(request, &mut ready[idx]) {
+                let placed: Vec<StorePath> = ready[..idx]
+                    .iter()
+                    .map(|ready| ready.output.path.clone())
+                    .collect();
+                discard_all(&self.trash, &placed);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    fn place_output(
+        &mut self,
+        request: &RegisterOutputs,
+        ready: &mut Ready<'_>,
+    ) -> Result<(), Error> {
+        let path = &ready.output.path;
+        match &mut ready.source {
+            Source::Copy(copy) => return self.place_staged(copy, path),
+            Source::Scratch => {}
+        }
+        let name = c_name(path.base_name());
+        let dirs = (request.scratch.dir.as_fd(), self.layout.store.as_fd());
+        match place::rename((dirs.0, &name), (dirs.1, &name)) {
+            Ok(()) => Ok(()),
+            Err(Errno::XDEV) => self.place_from_elsewhere(request, ready),
+            Err(Errno::EXIST) => Err(Error::PathExists {
+                path: self.layout.real_path(path),
+            }),
+            Err(errno) => Err(Error::file(
+                "moving a build output to",
+                self.layout.real_path(path),
+                errno,
+            )),
+        }
+    }
+
+    /// Moves an output from another file system: by a copy, which must be the same.
+    fn place_from_elsewhere(
+        &mut self,
+        request: &RegisterOutputs,
+        ready: &Ready<'_>,
+    ) -> Result<(), Error> {
+        let owner = RequiredOwner::User(self.layout.owner_uid);
+        let mut copy = self.copy_from_scratch(request, ready.output, owner)?;
+        let path = self.logical_path(&ready.output.path);
+        let contents = self.read_staged(&copy, &path, &BTreeSet::new(), None)?;
+        if contents.nar.nar_hash != ready.contents.nar.nar_hash {
+            return Err(Error::file("copying", path, Errno::IO));
+        }
+        self.place_staged(&mut copy, &ready.output.path)
+    }
+}
+
+fn check_promise(drv_path: &str, ready: &Ready<'_>) -> Result<(), RegisterError> {
+    match (ready.output.fixed, ready.contents.content_hash) {
+        (Some((_, wanted)), Some(got)) if wanted != got => Err(RegisterError::HashMismatch {
+            drv_path: drv_path.to_owned(),
+            wanted: Box::new(wanted),
+            got: Box::new(got),
+        }),
+        _ => Ok(()),
+    }
+}
+
+fn is_plain_file(stat: &Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile && stat.st_mode & 0o100 == 0
+}
+
+/// Tells what the builder did wrong from what went wrong with the store.
+fn blame(error: Error) -> RegisterError {
+    if let Error::Unarchivable { source, .. } = error {
+        return RegisterError::Rejected(source.to_string());
+    }
+    let is_builders = matches!(
+        error,
+        Error::ForeignOwner { .. }
+            | Error::ForeignLink { .. }
+            | Error::UnsupportedFile { .. }
+            | Error::TooDeep { .. }
+    );
+    if is_builders {
+        RegisterError::Rejected(error.to_string())
+    } else {
+        RegisterError::Store(error)
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may panic")]
+mod tests;

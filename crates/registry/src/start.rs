@@ -1,0 +1,143 @@
+//! Opening a store and starting the actors that serve it.
+
+use std::num::NonZero;
+use std::sync::Arc;
+
+use actix::{Actor as _, Addr};
+use store_model::Settings;
+use store_model::settings::StoreLayout;
+use tokio::sync::watch;
+
+use crate::Error;
+use crate::actors::{LockKeeper, StoreRegistry};
+use crate::db::connection::{SchemaGuard, prepare};
+use crate::db::{Database, DatabaseOptions};
+use crate::derivations::Derivations;
+use crate::ingest::{GoodPaths, Ingest, ReadBuffer, Trash};
+use crate::layout::Layout;
+use crate::path_lock::PathLocker;
+use crate::roots::TempRoots;
+use crate::services::{Pools, Queues};
+use crate::staging::{Staging, remove_debris};
+use crate::workers::WorkerPool;
+use crate::writer::{ContentSync, Writer};
+
+/// How many threads answer questions: they mostly wait for each other's page cache, not for the
+/// processor.
+const N_READERS: usize = 3;
+
+/// A store that is open, and who to ask about it.
+#[derive(Debug, Clone)]
+pub struct Registry {
+    /// What is valid.
+    pub store: Addr<StoreRegistry>,
+    /// Who writes.
+    pub locks: Addr<LockKeeper>,
+}
+
+/// Opens a store, cleans up after dead processes, and starts its actors on this thread's actix
+/// system.
+///
+/// # Errors
+/// A directory or the database cannot be used; the error says which and why.
+pub fn start(layout: StoreLayout, settings: &Settings) -> Result<Registry, Error> {
+    start_with(layout, settings, DatabaseOptions::from_settings(settings))
+}
+
+/// Starts with other patience.
+///
+/// # Errors
+/// As [`start`].
+pub(crate) fn start_with(
+    layout: StoreLayout,
+    settings: &Settings,
+    options: DatabaseOptions,
+) -> Result<Registry, Error> {
+    let layout = Arc::new(Layout::open(layout, settings)?);
+    let guard = prepare(&layout, options)?;
+    let locker = PathLocker::new(Arc::clone(&layout));
+    let (queues, pools) = start_threads(&layout, settings, options, guard, &locker)?;
+    let locks = LockKeeper::new(locker)?.start();
+    Ok(Registry {
+        store: StoreRegistry::new(queues, pools).start(),
+        locks,
+    })
+}
+
+fn start_threads(
+    layout: &Arc<Layout>,
+    settings: &Settings,
+    options: DatabaseOptions,
+    guard: SchemaGuard,
+    locker: &PathLocker,
+) -> Result<(Queues, Pools), Error> {
+    let content_sync = if settings.fsync_store_paths {
+        ContentSync::Durable
+    } else {
+        ContentSync::Relaxed
+    };
+    let writer = Writer::start(
+        Arc::clone(layout),
+        Database::open(layout, options)?,
+        content_sync,
+    )?;
+    let deletion = WorkerPool::start("deletion", vec![()])?;
+    let staging = Arc::new(Staging::open(Arc::clone(layout))?);
+    let trash = Trash {
+        staging,
+        queue: deletion.queue(),
+    };
+    let debris = (Arc::clone(layout), locker.clone());
+    trash.queue.try_submit(move |()| {
+        let (layout, locker) = debris;
+        if let Err(error) = remove_debris(&layout).and_then(|()| locker.remove_stale()) {
+            tracing::warn!("{error}");
+        }
+    });
+    let good_paths = GoodPaths::default();
+    let ingest = (0..n_cores())
+        .map(|_| Ingest {
+            layout: Arc::clone(layout),
+            commits: writer.queue(),
+            trash: trash.clone(),
+            good_paths: good_paths.clone(),
+            content_sync,
+            buffer: ReadBuffer::new(),
+        })
+        .collect();
+    let readers = (0..N_READERS)
+        .map(|_| Database::open_reader(layout, options))
+        .collect::<Result<_, _>>()?;
+    let derivations = Derivations::new(Arc::clone(layout), Database::open_reader(layout, options)?);
+    let (running, stopping) = watch::channel(());
+    let pools = Pools {
+        readers: WorkerPool::start("reader", readers)?,
+        derivations: WorkerPool::start("derivation", vec![derivations])?,
+        ingest: WorkerPool::start("ingest", ingest)?,
+        writer,
+        deletion,
+        roots: WorkerPool::start("roots", vec![TempRoots::open(Arc::clone(layout))?])?,
+        guard,
+        running,
+    };
+    let queues = Queues {
+        layout: Arc::clone(layout),
+        locker: locker.clone(),
+        good_paths,
+        readers: pools.readers.queue(),
+        derivations: pools.derivations.queue(),
+        ingest: pools.ingest.queue(),
+        roots: pools.roots.queue(),
+        trash,
+        stopping,
+    };
+    Ok((queues, pools))
+}
+
+fn n_cores() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZero::get)
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may panic")]
+mod tests;

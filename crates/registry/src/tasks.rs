@@ -1,0 +1,201 @@
+//! What takes more than one step: each step is a job for a thread, and between them nothing waits
+//! but a future.
+
+use std::collections::BTreeSet;
+
+use store_model::{PathInfo, StorePath};
+use tokio::sync::oneshot;
+
+use crate::Error;
+use crate::db::query;
+use crate::ingest::NewText;
+use crate::messages::{AddPath, AddText, LockAttempt, OutputLocks, RegisterError, RegisterOutputs};
+use crate::services::Queues;
+
+/// Registers a build's outputs.
+pub(crate) async fn register_outputs(
+    queues: Queues,
+    request: RegisterOutputs,
+) -> Result<Vec<PathInfo>, RegisterError> {
+    let (reply, answer) = oneshot::channel();
+    queues
+        .ingest
+        .submit(move |ingest| ingest.register_outputs(&request, reply))
+        .await?;
+    match answer.await {
+        Ok(registered) => registered,
+        Err(_) => Err(lost().into()),
+    }
+}
+
+/// Adds a text.
+pub(crate) async fn add_text(queues: Queues, request: AddText) -> Result<StorePath, Error> {
+    let text = queues
+        .ingest
+        .run(move |ingest| {
+            let AddText {
+                name,
+                contents,
+                references,
+            } = request;
+            NewText::new(&ingest.layout, &name, contents, references)
+        })
+        .await?;
+    let path = text.path.clone();
+    let Some(_locks) = lock_invalid(&queues, &path).await? else {
+        return Ok(path);
+    };
+    let text = if path.is_derivation() {
+        check_derivation(&queues, text).await?
+    } else {
+        text
+    };
+    let (reply, answer) = oneshot::channel();
+    queues
+        .ingest
+        .submit(move |ingest| ingest.add_text(text, reply))
+        .await?;
+    answer.await.unwrap_or_else(|_| Err(lost()))?;
+    Ok(path)
+}
+
+/// Checks a derivation before it becomes valid, and finds its outputs.
+async fn check_derivation(queues: &Queues, text: NewText) -> Result<NewText, Error> {
+    let references: Vec<StorePath> = text.references.iter().cloned().collect();
+    let valid = queues
+        .read(move |database| query::valid_paths(database, references))
+        .await?;
+    // Its inputs are about to be read, so they are looked up first, not only when it is registered.
+    if let Some(missing) = text.references.difference(&valid).next() {
+        return Err(Error::InvalidReference {
+            path: queues.layout.print(&text.path),
+            reference: queues.layout.print(missing),
+        });
+    }
+    queues
+        .derivations
+        .run(move |derivations| {
+            let mut text = text;
+            let derivation = derivations.check_new(&text.path, &text.contents)?;
+            text.derivation_outputs = derivation
+                .known_outputs()
+                .map(|(name, path)| (name.clone(), path.clone()))
+                .collect();
+            Ok(text)
+        })
+        .await
+}
+
+/// Adds a file or a tree.
+pub(crate) async fn add_path(queues: Queues, request: AddPath) -> Result<StorePath, Error> {
+    let source = queues
+        .ingest
+        .run(move |ingest| ingest.copy_source(&request))
+        .await?;
+    let path = source.path.clone();
+    let Some(_locks) = lock_invalid(&queues, &path).await? else {
+        return Ok(path);
+    };
+    let (reply, answer) = oneshot::channel();
+    queues
+        .ingest
+        .submit(move |ingest| ingest.add_source(source, reply))
+        .await?;
+    answer.await.unwrap_or_else(|_| Err(lost()))?;
+    Ok(path)
+}
+
+/// Takes the lock on a path that is not valid; `None` if it is.
+///
+/// Waiting is left to the lock's own thread: a builder may hold it for hours.
+async fn lock_invalid(queues: &Queues, path: &StorePath) -> Result<Option<OutputLocks>, Error> {
+    loop {
+        let locker = queues.locker.clone();
+        let wanted = path.clone();
+        let attempt = queues
+            .roots
+            .run(move |roots| {
+                roots.add(vec![wanted.clone()])?;
+                locker.try_lock(BTreeSet::from([wanted]))
+            })
+            .await?;
+        // Asked after the attempt: whoever had the lock until now may have made the path valid.
+        // And a valid path is not waited for, whatever its lock is held for.
+        match (is_valid(queues, path).await?, attempt) {
+            (true, _) => return Ok(None),
+            (false, LockAttempt::Acquired(locks)) => return Ok(Some(locks)),
+            (false, LockAttempt::Busy { path, .. }) => queues.wait_for_lock(&path).await?,
+        }
+    }
+}
+
+async fn is_valid(queues: &Queues, path: &StorePath) -> Result<bool, Error> {
+    let path = path.clone();
+    let valid = queues
+        .read(move |database| query::valid_paths(database, vec![path]))
+        .await?;
+    Ok(!valid.is_empty())
+}
+
+/// Finds which paths are valid and have the contents that they should.
+pub(crate) async fn good_paths(
+    queues: Queues,
+    paths: Vec<StorePath>,
+) -> Result<BTreeSet<StorePath>, Error> {
+    let (known, unknown): (Vec<_>, Vec<_>) = paths
+        .into_iter()
+        .partition(|path| queues.good_paths.get(path).is_some());
+    let infos = queues
+        .read(move |database| {
+            unknown
+                .iter()
+                .map(|path| query::path_info(database, path))
+                .collect::<Result<Vec<_>, _>>()
+        })
+        .await?;
+    let mut good: BTreeSet<StorePath> = known
+        .into_iter()
+        .filter(|path| queues.good_paths.get(path) == Some(true))
+        .collect();
+    // All are queued before the first is awaited, so every thread has something to read.
+    let mut answers = Vec::new();
+    for info in infos.into_iter().flatten() {
+        let (reply, answer) = oneshot::channel();
+        let path = info.path.clone();
+        queues
+            .ingest
+            .submit(move |ingest| {
+                let _listener_gone = reply.send(ingest.is_good(&info.path, info.nar_hash));
+            })
+            .await?;
+        answers.push((path, answer));
+    }
+    for (path, answer) in answers {
+        if answer.await.map_err(|_| lost())? {
+            good.insert(path);
+        }
+    }
+    Ok(good)
+}
+
+/// Removes what lies at invalid paths.
+pub(crate) async fn discard_invalid(queues: Queues, paths: Vec<StorePath>) -> Result<(), Error> {
+    let trash = queues.trash.clone();
+    queues
+        .read(move |database| {
+            let valid = query::valid_paths(database, paths.clone())?;
+            paths
+                .iter()
+                .filter(|path| !valid.contains(*path))
+                .try_for_each(|path| trash.discard(path))
+        })
+        .await
+}
+
+fn lost() -> Error {
+    Error::WorkerLost { name: "ingest" }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may panic")]
+mod tests;

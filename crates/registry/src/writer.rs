@@ -1,0 +1,218 @@
+//! The one thread that writes to the database.
+//!
+//! ```text
+//! take one commit ─► and all that wait ─► one sync of contents ─► one transaction ─► answer each
+//! ```
+//!
+//! Registrations that arrive while a batch is on its way to the disk share the next one. Each has a
+//! savepoint of its own, so a bad one fails alone; a failed sync or commit fails all of them.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+
+use tokio::sync::mpsc;
+
+use crate::db::Database;
+use crate::db::write::{Registration, register_valid};
+use crate::layout::Layout;
+use crate::{Error, sync, workers};
+
+/// Most commits in one batch: beyond it sharing saves nothing, and the first ones wait longer.
+const MAX_BATCH: usize = 100;
+
+/// How many commits may wait before those who make them do.
+const QUEUE_LEN: usize = 256;
+
+/// Paths that become valid together or not at all.
+pub(crate) struct Commit {
+    /// What to write.
+    pub(crate) registrations: Vec<Registration>,
+    /// Told the outcome, on the writer's thread: must be quick.
+    pub(crate) done: Box<dyn FnOnce(Result<(), Error>) + Send>,
+}
+
+/// Whether contents are synced before they become valid (`fsync-store-paths`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ContentSync {
+    /// A valid path has its contents after a power cut.
+    Durable,
+    /// The kernel writes them when it likes.
+    Relaxed,
+}
+
+/// The sending end of the writer's queue.
+#[derive(Debug, Clone)]
+pub(crate) struct CommitQueue {
+    commits: mpsc::Sender<Commit>,
+    #[cfg(test)]
+    n_batches: Arc<AtomicU64>,
+}
+
+impl CommitQueue {
+    /// Queues a commit from a thread that may wait.
+    pub(crate) fn submit_blocking(&self, commit: Commit) {
+        if let Err(refused) = self.commits.blocking_send(commit) {
+            (refused.0.done)(Err(Error::Stopped));
+        }
+    }
+
+    /// Returns how many transactions there have been.
+    #[cfg(test)]
+    pub(crate) fn n_batches(&self) -> u64 {
+        self.n_batches.load(Ordering::Relaxed)
+    }
+}
+
+/// The writer's thread.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    queue: CommitQueue,
+    thread: JoinHandle<()>,
+}
+
+impl Writer {
+    /// Starts it with a connection of its own.
+    ///
+    /// # Errors
+    /// The kernel refuses a thread.
+    pub(crate) fn start(
+        layout: Arc<Layout>,
+        database: Database,
+        content_sync: ContentSync,
+    ) -> Result<Self, Error> {
+        let (commits, receiver) = mpsc::channel(QUEUE_LEN);
+        let n_batches = Arc::new(AtomicU64::new(0));
+        let state = State {
+            layout,
+            database,
+            content_sync,
+            n_batches: Arc::clone(&n_batches),
+        };
+        Ok(Self {
+            queue: CommitQueue {
+                commits,
+                #[cfg(test)]
+                n_batches,
+            },
+            thread: workers::spawn("writer", move || state.run(receiver))?,
+        })
+    }
+
+    /// Returns the sending end.
+    pub(crate) fn queue(&self) -> CommitQueue {
+        self.queue.clone()
+    }
+
+    /// Waits until everything queued is committed and the thread gone. Blocks: not for actors.
+    pub(crate) fn join(self) {
+        drop(self.queue);
+        if self.thread.join().is_err() {
+            tracing::error!("the registry's writer thread panicked");
+        }
+    }
+}
+
+struct State {
+    layout: Arc<Layout>,
+    database: Database,
+    content_sync: ContentSync,
+    n_batches: Arc<AtomicU64>,
+}
+
+impl State {
+    fn run(self, mut receiver: mpsc::Receiver<Commit>) {
+        while let Some(first) = receiver.blocking_recv() {
+            let mut batch = vec![first];
+            while batch.len() < MAX_BATCH
+                && let Ok(commit) = receiver.try_recv()
+            {
+                batch.push(commit);
+            }
+            self.n_batches.fetch_add(1, Ordering::Relaxed);
+            let outcomes = catch_unwind(AssertUnwindSafe(|| self.commit(&batch)));
+            match outcomes {
+                Ok(Ok(outcomes)) => {
+                    for (commit, outcome) in batch.into_iter().zip(outcomes) {
+                        answer(commit, outcome);
+                    }
+                }
+                Ok(Err(failure)) => {
+                    let failure = Arc::new(failure);
+                    for commit in batch {
+                        answer(commit, Err(Error::Shared(Arc::clone(&failure))));
+                    }
+                }
+                Err(_) => {
+                    for commit in batch {
+                        answer(commit, Err(Error::WorkerLost { name: "writer" }));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Makes a batch durable; returns how each of its commits fared.
+    fn commit(&self, batch: &[Commit]) -> Result<Vec<Result<(), Error>>, Error> {
+        let mut outcomes = self.sync_contents(batch)?;
+        let failed = |source| self.database.failed("committing", source);
+        let mut transaction = self.database.begin()?;
+        for (commit, outcome) in batch.iter().zip(&mut outcomes) {
+            if outcome.is_err() {
+                continue;
+            }
+            let mut savepoint = transaction.savepoint().map_err(failed)?;
+            *outcome = register_valid(&self.database, &commit.registrations);
+            // A full disk can end the whole transaction. Without this check the next savepoint
+            // would open a new one, and commit what we report as failed.
+            if self.database.connection.is_autocommit() {
+                let cause = std::mem::replace(outcome, Ok(())).err();
+                return Err(cause.unwrap_or_else(|| failed(rolled_back())));
+            }
+            if outcome.is_err() {
+                savepoint.rollback().map_err(failed)?;
+            }
+            savepoint.commit().map_err(failed)?;
+        }
+        transaction.commit().map_err(failed)?;
+        Ok(outcomes)
+    }
+
+    /// Syncs what a batch makes valid; returns which of its commits may go on.
+    fn sync_contents(&self, batch: &[Commit]) -> Result<Vec<Result<(), Error>>, Error> {
+        if self.content_sync == ContentSync::Relaxed {
+            return Ok(batch.iter().map(|_| Ok(())).collect());
+        }
+        let strategy = sync::Strategy::now();
+        let synced = batch
+            .iter()
+            .map(|commit| {
+                let registrations = commit.registrations.iter();
+                let paths = registrations.map(|registration| &registration.info.path);
+                strategy.sync_each(&self.layout, paths)
+            })
+            .collect();
+        strategy.sync_rest(&self.layout)?;
+        Ok(synced)
+    }
+}
+
+/// What the engine means when it ends a transaction without an error of its own.
+fn rolled_back() -> rusqlite::Error {
+    rusqlite::Error::SqliteFailure(
+        rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_ABORT_ROLLBACK),
+        None,
+    )
+}
+
+/// Tells a commit's maker how it went; their panic is not ours.
+fn answer(commit: Commit, outcome: Result<(), Error>) {
+    if catch_unwind(AssertUnwindSafe(|| (commit.done)(outcome))).is_err() {
+        tracing::error!("answering a registration panicked");
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may panic")]
+mod tests;

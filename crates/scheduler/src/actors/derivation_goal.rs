@@ -1,0 +1,547 @@
+//! The shell around the machine of a derivation goal: turns messages into events, effects into
+//! messages, and holds what must be given back (lease, locks, a running build).
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use actix::prelude::*;
+use registry::{
+    AwaitLock, DiscardInvalidPaths, LockAttempt, LockHolder, OutputLocks, QueryClosure,
+    RegisterOutputs, ScratchStore, TryLockOutputs,
+};
+use sandbox::{
+    BuildEvent, BuildExited, BuildId, BuildProgress, CancelBuild, DisposeBuild, Disposition,
+    ScratchOutputs, StartBuild,
+};
+use store_model::wanted_outputs::WantedOutputs;
+use store_model::{Derivation, OutputName, Settings, StorePath};
+
+use super::questions::{load_derivation, query_outputs, register_outputs, scratch_outputs};
+use crate::error::chain;
+use crate::events::{EventKind, LockOwner};
+use crate::goal::derivation::{BuilderEnding, Disk, Effect, Event, Facts, State};
+use crate::goal::recipe::Recipe;
+use crate::goal::{BuildTimes, GoalId, GoalKey, Outcome, Status};
+use crate::messages::{
+    BuildSlotGranted, CancelGoal, ForcePanic, GoalEnded, GoalNews, InputFinished, InputsRequired,
+    LeaveInputs, RequestBuildSlot, RequireInputs, ServiceLost, SlotLease, WidenGoal,
+    WithdrawSlotRequest,
+};
+use crate::ports::{Ports, tell};
+
+/// Brings the outputs of one derivation about.
+pub(crate) struct DerivationGoal {
+    id: GoalId,
+    facts: Facts,
+    settings: Arc<Settings>,
+    ports: Arc<Ports>,
+    state: State,
+    /// What the outcome will speak of.
+    wanted: WantedOutputs,
+    /// The derivation: given by the client, or read from the store.
+    derivation: Option<Arc<Derivation>>,
+    has_rooted_outputs: bool,
+    /// Outputs of inputs that have ended, where the closure starts.
+    input_roots: BTreeSet<StorePath>,
+    input_closure: Arc<BTreeSet<StorePath>>,
+    lease: Option<SlotLease>,
+    locks: Option<OutputLocks>,
+    build: Option<Build>,
+    outcome: Option<Outcome>,
+}
+
+/// A build that was started and whose directories have not been disposed of.
+struct Build {
+    id: BuildId,
+    scratch: Option<ScratchOutputs>,
+    has_exited: bool,
+}
+
+/// What a new goal is told.
+pub(crate) struct NewGoal {
+    pub(crate) id: GoalId,
+    pub(crate) facts: Facts,
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) wanted: WantedOutputs,
+    pub(crate) derivation: Option<Arc<Derivation>>,
+}
+
+impl DerivationGoal {
+    pub(crate) fn new(new: NewGoal, ports: Arc<Ports>) -> Self {
+        Self {
+            id: new.id,
+            facts: new.facts,
+            settings: new.settings,
+            ports,
+            state: State::default(),
+            wanted: new.wanted,
+            derivation: new.derivation,
+            has_rooted_outputs: false,
+            input_roots: BTreeSet::new(),
+            input_closure: Arc::default(),
+            lease: None,
+            locks: None,
+            build: None,
+            outcome: None,
+        }
+    }
+
+    /// Feeds one event to the machine and performs what it asks for.
+    fn advance(&mut self, event: Event, ctx: &mut Context<Self>) {
+        let (next, effects) = std::mem::take(&mut self.state).step(&self.facts, event);
+        self.state = next;
+        for effect in effects {
+            self.perform(effect, ctx);
+        }
+    }
+
+    fn perform(&mut self, effect: Effect, ctx: &mut Context<Self>) {
+        match effect {
+            Effect::LoadDerivation => self.load_derivation(ctx),
+            Effect::QueryOutputs => self.query_outputs(ctx),
+            Effect::RequireInputs => self.require_inputs(),
+            Effect::LeaveInputs => {
+                tell(
+                    &self.ports.upward.leave_inputs,
+                    LeaveInputs { goal: self.id },
+                );
+            }
+            Effect::QueryClosure => self.query_closure(ctx),
+            Effect::RequestSlot => {
+                let request = RequestBuildSlot { goal: self.id };
+                tell(&self.ports.upward.request_slot, request);
+            }
+            Effect::WithdrawSlotRequest => {
+                let withdrawal = WithdrawSlotRequest { goal: self.id };
+                tell(&self.ports.upward.withdraw_slot_request, withdrawal);
+            }
+            Effect::ReleaseSlot(_) => self.lease = None,
+            Effect::TryLocks => self.try_locks(ctx),
+            Effect::AwaitLock(path) => self.await_lock(path, ctx),
+            Effect::ReleaseLocks => self.locks = None,
+            Effect::DiscardInvalidPaths => self.discard_invalid_paths(ctx),
+            Effect::StartBuild => self.start_build(ctx),
+            Effect::CancelBuild => self.cancel_build(),
+            Effect::RegisterOutputs(names) => self.register_outputs(&names, ctx),
+            Effect::DisposeBuild(Disposition::Delete) => self.delete_build(),
+            Effect::DisposeBuild(Disposition::Keep) => self.keep_build(ctx),
+            Effect::Announce(reason) => self.announce(EventKind::Waiting { reason }),
+            Effect::Finish(outcome) => {
+                self.outcome = Some(*outcome);
+                ctx.stop();
+            }
+        }
+    }
+
+    /// Joins a question to the event that its answer becomes.
+    fn ask(
+        &mut self,
+        question: impl Future<Output = Result<Event, String>> + 'static,
+        ctx: &mut Context<Self>,
+    ) {
+        let answer = question.into_actor(self).map(|answer, goal, ctx| {
+            let event = answer.unwrap_or_else(|message| Event::ServiceFailed { message });
+            goal.advance(event, ctx);
+        });
+        ctx.spawn(answer);
+    }
+
+    fn announce(&self, kind: EventKind) {
+        let news = GoalNews {
+            goal: self.id,
+            kind,
+        };
+        tell(&self.ports.upward.news, news);
+    }
+
+    fn output_paths(&self) -> Vec<(OutputName, StorePath)> {
+        self.derivation
+            .iter()
+            .flat_map(|derivation| derivation.known_outputs())
+            .map(|(name, path)| (name.clone(), path.clone()))
+            .collect()
+    }
+
+    fn load_derivation(&mut self, ctx: &mut Context<Self>) {
+        let ports = Arc::clone(&self.ports);
+        let drv_path = self.facts.drv_path.clone();
+        let given = self.derivation.clone();
+        let answer = load_derivation(ports, drv_path, given)
+            .into_actor(self)
+            .map(|answer, goal, ctx| {
+                let event = match answer {
+                    Ok(derivation) => {
+                        let printed_path = &goal.facts.printed_path;
+                        let recipe = Recipe::new(printed_path, &derivation, &goal.settings);
+                        goal.derivation = Some(derivation);
+                        Event::DerivationLoaded {
+                            recipe: Arc::new(recipe),
+                        }
+                    }
+                    Err(message) => Event::ServiceFailed { message },
+                };
+                goal.advance(event, ctx);
+            });
+        ctx.spawn(answer);
+    }
+
+    fn query_outputs(&mut self, ctx: &mut Context<Self>) {
+        let outputs = self.output_paths();
+        let needs_roots = !std::mem::replace(&mut self.has_rooted_outputs, true);
+        let ports = Arc::clone(&self.ports);
+        self.ask(query_outputs(ports, outputs, needs_roots), ctx);
+    }
+
+    fn require_inputs(&mut self) {
+        let Some(derivation) = &self.derivation else {
+            return;
+        };
+        let derivations = derivation.input_derivations.iter().map(|(path, names)| {
+            let wanted = WantedOutputs::These(names.clone());
+            (GoalKey::Derivation(path.clone()), wanted)
+        });
+        let sources = derivation
+            .input_sources
+            .iter()
+            .map(|path| (GoalKey::Path(path.clone()), WantedOutputs::All));
+        let require = RequireInputs {
+            goal: self.id,
+            inputs: derivations.chain(sources).collect(),
+        };
+        tell(&self.ports.upward.require_inputs, require);
+    }
+
+    /// Remembers the wanted outputs of an input that ended, for the closure.
+    fn note_input(&mut self, path: &StorePath, outcome: &Outcome) {
+        let Some(derivation) = &self.derivation else {
+            return;
+        };
+        match derivation.input_derivations.get(path) {
+            Some(names) => {
+                let wanted = names.iter().filter_map(|name| outcome.outputs.get(name));
+                self.input_roots.extend(wanted.cloned());
+            }
+            None => self.input_roots.extend(outcome.outputs.values().cloned()),
+        }
+    }
+
+    fn query_closure(&mut self, ctx: &mut Context<Self>) {
+        let roots = std::mem::take(&mut self.input_roots);
+        let ports = Arc::clone(&self.ports);
+        let answer = async move { ports.query_closure.send(QueryClosure { roots }).await }
+            .into_actor(self)
+            .map(|answer, goal, ctx| {
+                let event = match answer {
+                    Ok(Ok(closure)) => {
+                        goal.input_closure = Arc::new(closure);
+                        Event::ClosureQueried
+                    }
+                    Ok(Err(error)) => service_failed(&error),
+                    Err(error) => service_failed(&error),
+                };
+                goal.advance(event, ctx);
+            });
+        ctx.spawn(answer);
+    }
+
+    fn try_locks(&mut self, ctx: &mut Context<Self>) {
+        let paths = self
+            .output_paths()
+            .into_iter()
+            .map(|(_, path)| path)
+            .collect();
+        let ports = Arc::clone(&self.ports);
+        let answer = async move { ports.try_lock_outputs.send(TryLockOutputs { paths }).await }
+            .into_actor(self)
+            .map(|answer, goal, ctx| {
+                let event = match answer {
+                    Ok(Ok(LockAttempt::Acquired(locks))) => {
+                        // A goal that ended meanwhile must not keep them.
+                        goal.locks = goal.outcome.is_none().then_some(locks);
+                        Event::Locked
+                    }
+                    Ok(Ok(LockAttempt::Busy { path, holder })) => Event::LockBusy {
+                        path,
+                        holder: match holder {
+                            LockHolder::ThisProcess => LockOwner::Goal,
+                            LockHolder::Process(pid) => LockOwner::Process(pid),
+                            LockHolder::Unknown => LockOwner::Unknown,
+                        },
+                    },
+                    Ok(Err(error)) => service_failed(&error),
+                    Err(error) => service_failed(&error),
+                };
+                goal.advance(event, ctx);
+            });
+        ctx.spawn(answer);
+    }
+
+    fn await_lock(&mut self, path: StorePath, ctx: &mut Context<Self>) {
+        let ports = Arc::clone(&self.ports);
+        let question = async move {
+            match ports.await_lock.send(AwaitLock { path }).await {
+                Ok(Ok(())) => Ok(Event::LockFreed),
+                Ok(Err(error)) => Err(chain(&error)),
+                Err(error) => Err(chain(&error)),
+            }
+        };
+        self.ask(question, ctx);
+    }
+
+    fn discard_invalid_paths(&mut self, ctx: &mut Context<Self>) {
+        let paths = self
+            .output_paths()
+            .into_iter()
+            .map(|(_, path)| path)
+            .collect();
+        let ports = Arc::clone(&self.ports);
+        let question = async move {
+            let discard = DiscardInvalidPaths { paths };
+            match ports.discard_invalid_paths.send(discard).await {
+                Ok(Ok(())) => Ok(Event::InvalidPathsDiscarded),
+                Ok(Err(error)) => Err(chain(&error)),
+                Err(error) => Err(chain(&error)),
+            }
+        };
+        self.ask(question, ctx);
+    }
+
+    fn start_build(&mut self, ctx: &mut Context<Self>) {
+        let Some(derivation) = self.derivation.clone() else {
+            return;
+        };
+        let build_id = BuildId(self.id.as_build_number());
+        self.build = Some(Build {
+            id: build_id,
+            scratch: None,
+            has_exited: false,
+        });
+        let start = StartBuild {
+            build_id,
+            drv_path: self.facts.drv_path.clone(),
+            derivation,
+            input_paths: Arc::clone(&self.input_closure),
+            settings: Arc::clone(&self.settings),
+            observer: ctx.address().recipient(),
+        };
+        let ports = Arc::clone(&self.ports);
+        let accepted = async move { ports.start_build.send(start).await }
+            .into_actor(self)
+            .map(|answer, goal, ctx| {
+                // Once accepted, all further news comes from the build's session.
+                if let Err(error) = answer {
+                    goal.advance(service_failed(&error), ctx);
+                }
+            });
+        ctx.spawn(accepted);
+    }
+
+    fn cancel_build(&mut self) {
+        if let Some(build) = &self.build {
+            let build_id = build.id;
+            self.ports.cancel_build.do_send(CancelBuild { build_id });
+        }
+    }
+
+    fn build_exited(&mut self, exited: BuildExited, ctx: &mut Context<Self>) {
+        if let Some(build) = &mut self.build {
+            build.scratch = exited.scratch;
+            build.has_exited = true;
+        }
+        let ending = BuilderEnding {
+            verdict: exited.verdict,
+            disk: if exited.disk_nearly_full {
+                Disk::NearlyFull
+            } else {
+                Disk::Roomy
+            },
+            times: BuildTimes {
+                started_at: exited.started_at,
+                stopped_at: exited.stopped_at,
+            },
+            log_tail: exited.log_tail,
+        };
+        self.advance(Event::BuildExited(Box::new(ending)), ctx);
+    }
+
+    fn register_outputs(&mut self, names: &BTreeSet<OutputName>, ctx: &mut Context<Self>) {
+        let Some(scratch) = self.build.as_ref().and_then(|build| build.scratch.clone()) else {
+            let message = "the builder left no outputs directory".to_owned();
+            return self.advance(Event::ServiceFailed { message }, ctx);
+        };
+        let Some(derivation) = self.derivation.clone() else {
+            return;
+        };
+        let mut candidates = BTreeSet::clone(&self.input_closure);
+        candidates.extend(derivation.known_outputs().map(|(_, path)| path.clone()));
+        let register = RegisterOutputs {
+            drv_path: self.facts.drv_path.clone(),
+            builder_uid: scratch.builder_uid,
+            scratch: ScratchStore {
+                dir: scratch.dir,
+                path: scratch.path,
+            },
+            outputs: scratch_outputs(&derivation, names),
+            reference_candidates: Arc::new(candidates),
+        };
+        let ports = Arc::clone(&self.ports);
+        self.ask(register_outputs(ports, register), ctx);
+    }
+
+    fn delete_build(&mut self) {
+        if let Some(build) = self.build.take() {
+            self.ports.dispose_build.do_send(DisposeBuild {
+                build_id: build.id,
+                disposition: Disposition::Delete,
+            });
+        }
+    }
+
+    fn keep_build(&mut self, ctx: &mut Context<Self>) {
+        let Some(build) = self.build.take() else {
+            return self.advance(Event::BuildKept { path: None }, ctx);
+        };
+        let ports = Arc::clone(&self.ports);
+        let question = async move {
+            let dispose = DisposeBuild {
+                build_id: build.id,
+                disposition: Disposition::Keep,
+            };
+            match ports.dispose_build.send(dispose).await {
+                Ok(Ok(path)) => Ok(Event::BuildKept { path }),
+                // The build's failure is the news, not that its directory is lost.
+                Ok(Err(error)) => {
+                    tracing::warn!("keeping the build directory: {}", chain(&error));
+                    Ok(Event::BuildKept { path: None })
+                }
+                Err(error) => Err(chain(&error)),
+            }
+        };
+        self.ask(question, ctx);
+    }
+}
+
+fn service_failed(error: &dyn std::error::Error) -> Event {
+    Event::ServiceFailed {
+        message: chain(error),
+    }
+}
+
+impl Actor for DerivationGoal {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        let wanted = self.wanted.clone();
+        self.advance(Event::Started { wanted }, ctx);
+    }
+
+    /// Gives everything back and reports the ending. actix comes here after a panic too, so that
+    /// no slot, lock or builder stays behind and no one waits for ever.
+    fn stopped(&mut self, _ctx: &mut Self::Context) {
+        if self.build.as_ref().is_some_and(|build| !build.has_exited) {
+            self.cancel_build();
+        }
+        self.delete_build();
+        self.locks = None;
+        self.lease = None;
+        let outcome = self.outcome.take().unwrap_or_else(|| {
+            Outcome::failure(
+                Status::Crashed,
+                format!("the goal of '{}' crashed", self.facts.printed_path),
+            )
+        });
+        let ended = GoalEnded {
+            goal: self.id,
+            served: self.wanted.clone(),
+            outcome: Arc::new(outcome),
+        };
+        tell(&self.ports.upward.ended, ended);
+    }
+}
+
+impl Handler<InputsRequired> for DerivationGoal {
+    type Result = ();
+
+    fn handle(&mut self, required: InputsRequired, ctx: &mut Self::Context) {
+        for ending in &required.ended {
+            self.note_input(&ending.path, &ending.outcome);
+        }
+        let event = Event::InputsRequired {
+            n_pending: required.n_pending,
+            ended: required.ended,
+        };
+        self.advance(event, ctx);
+    }
+}
+
+impl Handler<InputFinished> for DerivationGoal {
+    type Result = ();
+
+    fn handle(&mut self, finished: InputFinished, ctx: &mut Self::Context) {
+        self.note_input(&finished.0.path, &finished.0.outcome);
+        self.advance(Event::InputFinished(finished.0), ctx);
+    }
+}
+
+impl Handler<BuildSlotGranted> for DerivationGoal {
+    type Result = ();
+
+    fn handle(&mut self, granted: BuildSlotGranted, ctx: &mut Self::Context) {
+        let slot = granted.lease.slot;
+        // A goal that ended meanwhile drops the lease, which gives the slot back.
+        self.lease = self.outcome.is_none().then_some(granted.lease);
+        self.advance(Event::SlotGranted(slot), ctx);
+    }
+}
+
+impl Handler<BuildProgress> for DerivationGoal {
+    type Result = ();
+
+    fn handle(&mut self, progress: BuildProgress, ctx: &mut Self::Context) {
+        match progress.event {
+            BuildEvent::Started(started) => self.announce(EventKind::Started {
+                pid: started.pid,
+                uid: started.uid,
+            }),
+            BuildEvent::Logged(lines) => self.announce(EventKind::Logged(lines)),
+            BuildEvent::Exited(exited) => self.build_exited(*exited, ctx),
+        }
+    }
+}
+
+impl Handler<WidenGoal> for DerivationGoal {
+    type Result = ();
+
+    fn handle(&mut self, widen: WidenGoal, ctx: &mut Self::Context) {
+        if self.outcome.is_none() {
+            let _grown = self.wanted.widen(&widen.wanted);
+        }
+        let wanted = widen.wanted;
+        self.advance(Event::Widened { wanted }, ctx);
+    }
+}
+
+impl Handler<CancelGoal> for DerivationGoal {
+    type Result = ();
+
+    fn handle(&mut self, _: CancelGoal, ctx: &mut Self::Context) {
+        self.advance(Event::Cancelled, ctx);
+    }
+}
+
+impl Handler<ServiceLost> for DerivationGoal {
+    type Result = ();
+
+    fn handle(&mut self, lost: ServiceLost, ctx: &mut Self::Context) {
+        let message = lost.message;
+        self.advance(Event::ServiceFailed { message }, ctx);
+    }
+}
+
+impl Handler<ForcePanic> for DerivationGoal {
+    type Result = ();
+
+    fn handle(&mut self, _: ForcePanic, _ctx: &mut Self::Context) {
+        panic!("forced by a test");
+    }
+}

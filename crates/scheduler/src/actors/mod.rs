@@ -1,0 +1,10 @@
+//! The shells that turn messages into events and effects into messages.
+
+mod derivation_goal;
+mod path_goal;
+mod questions;
+mod scheduler;
+
+pub(crate) use derivation_goal::DerivationGoal;
+pub(crate) use path_goal::PathGoal;
+pub use scheduler::Scheduler;

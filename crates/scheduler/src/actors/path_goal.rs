@@ -1,0 +1,123 @@
+//! The shell around the machine of a path goal.
+
+use std::sync::Arc;
+
+use actix::prelude::*;
+use registry::{AddTempRoots, QueryValidPaths};
+use store_model::wanted_outputs::WantedOutputs;
+
+use crate::error::chain;
+use crate::goal::path::{Effect, Event, Facts, State};
+use crate::goal::{GoalId, Outcome, Status};
+use crate::messages::{CancelGoal, GoalEnded, ServiceLost};
+use crate::ports::{Ports, tell};
+
+/// Makes sure that one path is valid.
+pub(crate) struct PathGoal {
+    id: GoalId,
+    facts: Facts,
+    ports: Arc<Ports>,
+    state: State,
+    outcome: Option<Outcome>,
+}
+
+impl PathGoal {
+    pub(crate) fn new(id: GoalId, facts: Facts, ports: Arc<Ports>) -> Self {
+        Self {
+            id,
+            facts,
+            ports,
+            state: State::default(),
+            outcome: None,
+        }
+    }
+
+    /// Feeds one event to the machine and performs what it asks for.
+    fn advance(&mut self, event: Event, ctx: &mut Context<Self>) {
+        let (next, effects) = std::mem::take(&mut self.state).step(&self.facts, event);
+        self.state = next;
+        for effect in effects {
+            self.perform(effect, ctx);
+        }
+    }
+
+    fn perform(&mut self, effect: Effect, ctx: &mut Context<Self>) {
+        match effect {
+            Effect::QueryValidity => {
+                let answer = query_validity(Arc::clone(&self.ports), self.facts.clone())
+                    .into_actor(self)
+                    .map(|event, goal, ctx| goal.advance(event, ctx));
+                ctx.spawn(answer);
+            }
+            Effect::Finish(outcome) => {
+                self.outcome = Some(*outcome);
+                ctx.stop();
+            }
+        }
+    }
+}
+
+async fn query_validity(ports: Arc<Ports>, facts: Facts) -> Event {
+    let failed = |message| Event::ServiceFailed { message };
+    let paths = vec![facts.path.clone()];
+    let roots = ports.add_temp_roots.send(AddTempRoots {
+        paths: paths.clone(),
+    });
+    match roots.await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => return failed(chain(&error)),
+        Err(error) => return failed(chain(&error)),
+    }
+    match ports
+        .query_valid_paths
+        .send(QueryValidPaths { paths })
+        .await
+    {
+        Ok(Ok(valid)) => Event::ValidityQueried {
+            is_valid: valid.contains(&facts.path),
+        },
+        Ok(Err(error)) => failed(chain(&error)),
+        Err(error) => failed(chain(&error)),
+    }
+}
+
+impl Actor for PathGoal {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        self.advance(Event::Started, ctx);
+    }
+
+    /// Reports the ending; actix comes here after a panic too, so that no one waits for ever.
+    fn stopped(&mut self, _ctx: &mut Self::Context) {
+        let outcome = self.outcome.take().unwrap_or_else(|| {
+            Outcome::failure(
+                Status::Crashed,
+                format!("the goal of '{}' crashed", self.facts.printed_path),
+            )
+        });
+        let ended = GoalEnded {
+            goal: self.id,
+            served: WantedOutputs::All,
+            outcome: Arc::new(outcome),
+        };
+        tell(&self.ports.upward.ended, ended);
+    }
+}
+
+impl Handler<CancelGoal> for PathGoal {
+    type Result = ();
+
+    fn handle(&mut self, _: CancelGoal, ctx: &mut Self::Context) {
+        self.advance(Event::Cancelled, ctx);
+    }
+}
+
+impl Handler<ServiceLost> for PathGoal {
+    type Result = ();
+
+    fn handle(&mut self, lost: ServiceLost, ctx: &mut Self::Context) {
+        let message = lost.message;
+        self.advance(Event::ServiceFailed { message }, ctx);
+    }
+}

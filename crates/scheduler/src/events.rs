@@ -1,0 +1,88 @@
+//! What subscribers are told: everything that happens to a goal, in order.
+//!
+//! ```text
+//! Created ─► Waiting* ─► Started ─► Logged* ─► Waiting(Registration) ─► Finished
+//! ```
+//!
+//! Every goal is created once and finished once; what lies between may be absent.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use sandbox::LogLines;
+use store_model::StorePath;
+
+use crate::goal::{GoalId, GoalKey, Outcome, RequestId};
+
+/// One thing that happened.
+#[derive(Debug, Clone)]
+pub struct Event {
+    /// Counts up by one from 0 within a scheduler.
+    pub sequence: u64,
+    /// When it happened.
+    pub at: SystemTime,
+    /// To which goal.
+    pub goal: GoalId,
+    /// What.
+    pub kind: EventKind,
+}
+
+/// What can happen to a goal.
+#[derive(Debug, Clone)]
+pub enum EventKind {
+    /// Somebody was the first to ask for it.
+    Created {
+        /// What it is about.
+        key: GoalKey,
+        /// The request on whose behalf.
+        request: RequestId,
+    },
+    /// It stands still for this reason.
+    Waiting {
+        /// Until then.
+        reason: WaitReason,
+    },
+    /// Its builder runs.
+    Started {
+        /// Process 1 of the builder's namespace, as the host numbers it.
+        pid: u32,
+        /// The uid that the builder has on the host.
+        uid: u32,
+    },
+    /// Its builder wrote lines.
+    Logged(LogLines),
+    /// It ended.
+    Finished(Arc<Outcome>),
+}
+
+/// Why a goal stands still.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WaitReason {
+    /// Other goals make its inputs.
+    Inputs {
+        /// How many it waits for.
+        n_pending: usize,
+    },
+    /// All build slots are taken.
+    Slot,
+    /// Somebody has locked this output.
+    Lock {
+        /// The output.
+        path: StorePath,
+        /// Who, where known.
+        holder: LockOwner,
+    },
+    /// Its outputs are hashed and registered; no slot is held.
+    Registration,
+}
+
+/// Who has locked an output that a goal wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LockOwner {
+    /// Another goal of this scheduler.
+    Goal,
+    /// Another process.
+    Process(u32),
+    /// The kernel does not tell.
+    Unknown,
+}

@@ -1,0 +1,130 @@
+//! How failures are classified, counted and put into words.
+
+use sandbox::BuildVerdict;
+
+use super::{BuilderEnding, Disk, Facts, InputEnding, InputFailures};
+use crate::goal::recipe::Recipe;
+use crate::goal::{Outcome, Status};
+
+impl InputFailures {
+    pub(super) fn count(&mut self, ending: &InputEnding) {
+        let outcome = &ending.outcome;
+        if outcome.status.is_success() {
+            return;
+        }
+        self.paths.insert(ending.path.clone());
+        if outcome.root_causes.is_empty() {
+            self.root_causes.insert(ending.path.clone());
+        } else {
+            self.root_causes.extend(outcome.root_causes.iter().cloned());
+        }
+        if outcome.status == Status::NoSubstituters {
+            self.n_without_substituter += 1;
+            self.messages.push(outcome.message.clone());
+        }
+        self.bits = self.bits | outcome.failure_bits;
+    }
+
+    /// Returns whether an input failed in a way that makes waiting for the others pointless
+    /// (SPEC A3).
+    pub(super) fn releases_the_rest(&self) -> bool {
+        self.paths.len() > self.n_without_substituter
+    }
+}
+
+pub(super) fn dependency_failed(facts: &Facts, failures: &InputFailures) -> Outcome {
+    let names: Vec<String> = failures
+        .root_causes
+        .iter()
+        .map(|path| format!("'{}'", path.name()))
+        .collect();
+    let n_failed = failures.paths.len();
+    let noun = if n_failed == 1 {
+        "dependency"
+    } else {
+        "dependencies"
+    };
+    let mut message = format!(
+        "{n_failed} {noun} of derivation '{}' failed: {}",
+        facts.printed_path,
+        names.join(", ")
+    );
+    for cause in &failures.messages {
+        message.push('\n');
+        message.push_str(cause);
+    }
+    let mut outcome = Outcome::failure(Status::DependencyFailed, message);
+    outcome.failure_bits = failures.bits;
+    outcome.root_causes = failures.root_causes.iter().cloned().collect();
+    outcome
+}
+
+/// Classifies a builder that did not succeed (SPEC A8, B11).
+pub(super) fn failure(facts: &Facts, recipe: &Recipe, ending: &BuilderEnding) -> (Status, String) {
+    let drv_path = &facts.printed_path;
+    let own_failure = if recipe.is_fixed_output || ending.disk == Disk::NearlyFull {
+        Status::TransientFailure
+    } else {
+        Status::PermanentFailure
+    };
+    match &ending.verdict {
+        BuildVerdict::Exited { code } => (
+            own_failure,
+            format!("builder for '{drv_path}' failed with exit code {code}"),
+        ),
+        BuildVerdict::Signalled { signal } => (
+            own_failure,
+            format!("builder for '{drv_path}' failed due to signal {signal}"),
+        ),
+        BuildVerdict::TimedOut { after } => (
+            Status::TimedOut,
+            format!(
+                "building of '{drv_path}' timed out after {} seconds",
+                after.as_secs_f64()
+            ),
+        ),
+        BuildVerdict::Silent { after } => (
+            Status::TimedOut,
+            format!(
+                "building of '{drv_path}' timed out after {} seconds of silence",
+                after.as_secs_f64()
+            ),
+        ),
+        BuildVerdict::LogLimitExceeded { limit_bytes } => (
+            Status::LogLimitExceeded,
+            format!(
+                "builder for '{drv_path}' killed after writing more than {limit_bytes} bytes of \
+                 log output"
+            ),
+        ),
+        BuildVerdict::Cancelled => (
+            Status::Cancelled,
+            format!("building '{drv_path}' was cancelled"),
+        ),
+        BuildVerdict::SetupFailed { message } => (
+            Status::InputRejected,
+            format!("while setting up the build environment of '{drv_path}': {message}"),
+        ),
+    }
+}
+
+pub(super) fn quote_log(message: &mut String, facts: &Facts, log_tail: &[String]) {
+    if log_tail.is_empty() {
+        return;
+    }
+    let noun = if log_tail.len() == 1 { "line" } else { "lines" };
+    message.push_str(&format!(";\nlast {} log {noun}:", log_tail.len()));
+    for line in log_tail {
+        message.push_str("\n> ");
+        message.push_str(line);
+    }
+    message.push_str(&format!(
+        "\nfor the full log, run 'goalctl log {}'",
+        facts.printed_path
+    ));
+}
+
+pub(super) fn cancelled(facts: &Facts) -> Outcome {
+    let message = format!("building '{}' was cancelled", facts.printed_path);
+    Outcome::failure(Status::Cancelled, message)
+}

@@ -1,0 +1,311 @@
+//! The goal of a derivation: bring its wanted outputs about.
+//!
+//! ```text
+//! Idle ─► LoadingDerivation ─► CheckingOutputs ─────────────────────────────► AlreadyValid
+//!                                  │ some are invalid: all will be made
+//!                                  ▼
+//!                     RequiringInputs ─► AwaitingInputs ─► QueryingClosure
+//!                                                   │
+//!                                              AwaitingSlot ◄── CheckingAgain
+//!                                                   │ slot          ▲ lock was free
+//!                                                Locking ─busy─► AwaitingLock
+//!                                                   │ locked
+//!                                             CheckingLocked ───────────────► AlreadyValid
+//!                                                   │
+//!                                               Discarding
+//!                                                   │
+//!                                               Building ─cancelled─► Stopping
+//!                                                   │ the slot goes back here
+//!                                               Registering ────────────────► Built
+//!                                                   │
+//!                                                Keeping ───────────────────► failed
+//! ```
+//!
+//! A slot is held from `Locking` to the builder's exit, locks from `CheckingLocked` to the end.
+//! A goal that finds a lock taken gives its slot back before it waits, so nobody who holds a slot
+//! ever waits for anybody.
+
+mod endings;
+mod transitions;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use sandbox::{BuildVerdict, Disposition};
+use store_model::wanted_outputs::WantedOutputs;
+use store_model::{OutputName, StorePath};
+
+use super::recipe::Recipe;
+use super::{BuildTimes, FailureBits, Outcome, Status};
+use crate::events::{LockOwner, WaitReason};
+use crate::slots::SlotId;
+
+/// What never changes about a derivation goal.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    /// Path of the derivation.
+    pub drv_path: StorePath,
+    /// The path as messages print it.
+    pub printed_path: String,
+    /// Whether to wait for all inputs after one failed (SPEC A3).
+    pub after_failure: AfterFailure,
+    /// Whether a failed build's directory stays (SPEC B12).
+    pub keep_failed: KeepFailed,
+    /// Whether this machine has build slots at all (SPEC A5).
+    pub local_builds: LocalBuilds,
+}
+
+/// What a goal does when an input failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AfterFailure {
+    /// It fails at once and leaves its other inputs.
+    Stop,
+    /// It lets the others end first (`keep-going`).
+    KeepGoing,
+}
+
+/// What becomes of a failed build's directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeepFailed {
+    /// It goes.
+    No,
+    /// It stays (`keep-failed`).
+    Yes,
+}
+
+/// Whether builders run here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LocalBuilds {
+    /// There are slots.
+    Allowed,
+    /// `max-jobs` is 0.
+    Forbidden,
+}
+
+/// The life of a derivation goal.
+#[derive(Debug, Default)]
+pub enum State {
+    /// Nothing has happened.
+    #[default]
+    Idle,
+    /// The registry was asked for the derivation.
+    LoadingDerivation {
+        /// The outputs that are wanted so far.
+        wanted: WantedOutputs,
+    },
+    /// The derivation is known.
+    Live {
+        /// The derivation.
+        recipe: Arc<Recipe>,
+        /// Where it stands.
+        phase: Phase,
+    },
+    /// It ended.
+    Finished,
+}
+
+/// Where a goal with a known derivation stands.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// The registry was asked which outputs are valid.
+    CheckingOutputs {
+        /// Outputs that are wanted.
+        wanted: WantedOutputs,
+    },
+    /// The scheduler was asked for the inputs.
+    RequiringInputs,
+    /// Inputs are under way.
+    AwaitingInputs {
+        /// How many have not ended.
+        n_pending: usize,
+        /// What failed so far.
+        failures: InputFailures,
+    },
+    /// The registry was asked for the closure of the inputs.
+    QueryingClosure,
+    /// All slots are taken.
+    AwaitingSlot,
+    /// The lock keeper was asked.
+    Locking(SlotId),
+    /// Somebody else has a lock.
+    AwaitingLock,
+    /// A lock was free for a moment: has its holder built what we want?
+    CheckingAgain,
+    /// The locks are ours: has anybody built it meanwhile?
+    CheckingLocked(SlotId),
+    /// What lies at the output paths without being valid is being removed.
+    Discarding(SlotId, BTreeSet<OutputName>),
+    /// The builder runs.
+    Building(SlotId, BTreeSet<OutputName>),
+    /// The builder is being killed.
+    Stopping(SlotId),
+    /// The outputs are being registered.
+    Registering(BuildTimes),
+    /// The failed build's directory is being put aside.
+    Keeping(Box<Outcome>),
+}
+
+/// Inputs that failed, as far as they have ended.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct InputFailures {
+    /// Their paths, in order.
+    pub paths: BTreeSet<StorePath>,
+    /// Those that failed first, below them.
+    pub root_causes: BTreeSet<StorePath>,
+    /// How many of them have no substituter (SPEC A3).
+    pub n_without_substituter: usize,
+    /// Their kinds of failure.
+    pub bits: FailureBits,
+    /// What they said, of the kinds that nobody else reports.
+    pub messages: Vec<String>,
+}
+
+/// How an input ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InputEnding {
+    /// Its path.
+    pub path: StorePath,
+    /// Its outcome.
+    pub outcome: Arc<Outcome>,
+}
+
+/// How a builder ended, as far as decisions depend on it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BuilderEnding {
+    /// Why it ended.
+    pub verdict: BuildVerdict,
+    /// Whether the disk has less than 8 MiB left.
+    pub disk: Disk,
+    /// When it ran.
+    pub times: BuildTimes,
+    /// The last lines of its log.
+    pub log_tail: Vec<String>,
+}
+
+/// Whether a failure may be for want of space (SPEC B11).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Disk {
+    /// There is space.
+    Roomy,
+    /// Less than 8 MiB are left.
+    NearlyFull,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// The actor runs and wants these outputs.
+    Started {
+        /// Which.
+        wanted: WantedOutputs,
+    },
+    /// Somebody wants further outputs (SPEC A1).
+    Widened {
+        /// Which.
+        wanted: WantedOutputs,
+    },
+    /// The registry read and checked the derivation.
+    DerivationLoaded {
+        /// What it says.
+        recipe: Arc<Recipe>,
+    },
+    /// The registry said which outputs are not valid.
+    OutputsQueried {
+        /// Those of all outputs.
+        invalid: BTreeSet<OutputName>,
+    },
+    /// The scheduler has a goal for each input.
+    InputsRequired {
+        /// How many are under way; each ends with [`Event::InputFinished`] later.
+        n_pending: usize,
+        /// Those that had ended before.
+        ended: Vec<InputEnding>,
+    },
+    /// An input ended.
+    InputFinished(InputEnding),
+    /// The registry gave the closure of the inputs.
+    ClosureQueried,
+    /// The scheduler lent a slot.
+    SlotGranted(SlotId),
+    /// The lock keeper gave all locks.
+    Locked,
+    /// Somebody has one of the locks.
+    LockBusy {
+        /// The output.
+        path: StorePath,
+        /// Who.
+        holder: LockOwner,
+    },
+    /// The lock was free for a moment.
+    LockFreed,
+    /// Nothing invalid is left at the output paths.
+    InvalidPathsDiscarded,
+    /// The builder and all that it left are gone.
+    BuildExited(Box<BuilderEnding>),
+    /// The outputs are valid.
+    OutputsRegistered,
+    /// The outputs were refused, or could not be registered.
+    OutputsRefused {
+        /// In which way.
+        status: Status,
+        /// Why.
+        message: String,
+    },
+    /// The failed build's directory was put aside.
+    BuildKept {
+        /// Where, if it was there at all.
+        path: Option<PathBuf>,
+    },
+    /// A service failed to answer.
+    ServiceFailed {
+        /// The chain of causes.
+        message: String,
+    },
+    /// Nobody wants the goal any more.
+    Cancelled,
+}
+
+/// What to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// Keep the derivation from the garbage collector and read it.
+    LoadDerivation,
+    /// Keep all outputs from the garbage collector, then ask which are invalid.
+    QueryOutputs,
+    /// Ask the scheduler for the goals of all inputs.
+    RequireInputs,
+    /// Stop waiting for inputs.
+    LeaveInputs,
+    /// Ask for the closure of the inputs.
+    QueryClosure,
+    /// Queue for a slot.
+    RequestSlot,
+    /// Leave the queue.
+    WithdrawSlotRequest,
+    /// Give the slot back.
+    ReleaseSlot(SlotId),
+    /// Try all locks at once.
+    TryLocks,
+    /// Ask to be told when this lock is free.
+    AwaitLock(StorePath),
+    /// Give the locks back.
+    ReleaseLocks,
+    /// Remove what lies at the output paths without being valid.
+    DiscardInvalidPaths,
+    /// Run the builder.
+    StartBuild,
+    /// Kill the builder.
+    CancelBuild,
+    /// Check, hash and register these outputs.
+    RegisterOutputs(BTreeSet<OutputName>),
+    /// Do away with the build's directories, or keep them.
+    DisposeBuild(Disposition),
+    /// Tell subscribers why the goal stands still.
+    Announce(WaitReason),
+    /// Tell everybody who waits, and stop.
+    Finish(Box<Outcome>),
+}

@@ -1,0 +1,364 @@
+//! The transition table: one arm for each arrow of the diagram in the parent module.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use sandbox::{BuildVerdict, Disposition};
+use store_model::OutputName;
+use store_model::wanted_outputs::WantedOutputs;
+
+use super::endings::{cancelled, dependency_failed, failure, quote_log};
+use super::{
+    AfterFailure, BuilderEnding, Disk, Effect, Event, Facts, InputFailures, KeepFailed,
+    LocalBuilds, Phase, State,
+};
+use crate::events::WaitReason;
+use crate::goal::recipe::Recipe;
+use crate::goal::{Outcome, Status};
+use crate::slots::SlotId;
+
+type Step = (State, Vec<Effect>);
+
+impl State {
+    /// Takes one event; returns the next state and the effects to perform, in order.
+    #[must_use]
+    pub fn step(self, facts: &Facts, event: Event) -> Step {
+        match (self, event) {
+            // Late news for a finished goal is expected: cancellation races with answers.
+            (Self::Finished, _) => (Self::Finished, vec![]),
+            (Self::Idle, Event::Started { wanted }) => (
+                Self::LoadingDerivation { wanted },
+                vec![Effect::LoadDerivation],
+            ),
+            (Self::LoadingDerivation { mut wanted }, Event::Widened { wanted: more }) => {
+                let _grown = wanted.widen(&more);
+                (Self::LoadingDerivation { wanted }, vec![])
+            }
+            (Self::LoadingDerivation { wanted }, Event::DerivationLoaded { recipe }) => {
+                check_outputs(facts, recipe, wanted)
+            }
+            (Self::Idle | Self::LoadingDerivation { .. }, Event::ServiceFailed { message }) => {
+                end(vec![], Outcome::failure(Status::MiscFailure, message))
+            }
+            (Self::Idle | Self::LoadingDerivation { .. }, Event::Cancelled) => {
+                end(vec![], cancelled(facts))
+            }
+            (Self::Live { recipe, phase }, event) => phase.step(facts, recipe, event),
+            (state, event) => unreachable!("{event:?} cannot happen in {state:?}"),
+        }
+    }
+}
+
+impl Phase {
+    fn step(self, facts: &Facts, recipe: Arc<Recipe>, event: Event) -> Step {
+        match (self, event) {
+            (phase, Event::Widened { wanted }) => phase.widen(recipe, &wanted),
+            (phase, Event::Cancelled) => phase.cancel(facts, recipe),
+            (phase, Event::ServiceFailed { message }) => {
+                phase.abandon(Outcome::failure(Status::MiscFailure, message))
+            }
+
+            (Self::CheckingOutputs { wanted }, Event::OutputsQueried { invalid }) => {
+                outputs_checked(facts, recipe, wanted, &invalid)
+            }
+            (Self::RequiringInputs, Event::InputsRequired { n_pending, ended }) => {
+                let mut failures = InputFailures::default();
+                for ending in &ended {
+                    failures.count(ending);
+                }
+                inputs_changed(facts, recipe, n_pending, failures)
+            }
+            (
+                Self::AwaitingInputs {
+                    n_pending,
+                    mut failures,
+                },
+                Event::InputFinished(ending),
+            ) => {
+                failures.count(&ending);
+                inputs_changed(facts, recipe, n_pending - 1, failures)
+            }
+            (Self::QueryingClosure, Event::ClosureQueried) => await_slot(recipe),
+            (Self::AwaitingSlot, Event::SlotGranted(slot)) => {
+                live(recipe, Self::Locking(slot), vec![Effect::TryLocks])
+            }
+
+            (Self::Locking(slot), Event::Locked) => live(
+                recipe,
+                Self::CheckingLocked(slot),
+                vec![Effect::QueryOutputs],
+            ),
+            (Self::Locking(slot), Event::LockBusy { path, holder }) => live(
+                recipe,
+                Self::AwaitingLock,
+                vec![
+                    Effect::ReleaseSlot(slot),
+                    Effect::Announce(WaitReason::Lock {
+                        path: path.clone(),
+                        holder,
+                    }),
+                    Effect::AwaitLock(path),
+                ],
+            ),
+            (Self::AwaitingLock, Event::LockFreed) => {
+                live(recipe, Self::CheckingAgain, vec![Effect::QueryOutputs])
+            }
+            (Self::CheckingAgain, Event::OutputsQueried { invalid }) => {
+                if invalid.is_empty() {
+                    already_valid(&recipe, vec![])
+                } else {
+                    await_slot(recipe)
+                }
+            }
+            (Self::CheckingLocked(slot), Event::OutputsQueried { invalid }) => {
+                if invalid.is_empty() {
+                    let effects = vec![Effect::ReleaseSlot(slot), Effect::ReleaseLocks];
+                    already_valid(&recipe, effects)
+                } else {
+                    let effects = vec![Effect::DiscardInvalidPaths];
+                    live(recipe, Self::Discarding(slot, invalid), effects)
+                }
+            }
+            (Self::Discarding(slot, invalid), Event::InvalidPathsDiscarded) => live(
+                recipe,
+                Self::Building(slot, invalid),
+                vec![Effect::StartBuild],
+            ),
+
+            (Self::Building(slot, invalid), Event::BuildExited(ending)) => {
+                build_exited(facts, recipe, slot, invalid, *ending)
+            }
+            (Self::Stopping(slot), Event::BuildExited(_)) => {
+                let effects = vec![Effect::ReleaseSlot(slot)];
+                failed_build(facts, recipe, effects, cancelled(facts))
+            }
+            (Self::Registering(times), Event::OutputsRegistered) => {
+                let mut outcome = Outcome::success(Status::Built, recipe.outputs.clone());
+                outcome.build_times = Some(times);
+                outcome.n_rounds = 1;
+                let effects = vec![
+                    Effect::ReleaseLocks,
+                    Effect::DisposeBuild(Disposition::Delete),
+                ];
+                end(effects, outcome)
+            }
+            (Self::Registering(times), Event::OutputsRefused { status, message }) => {
+                let mut outcome = Outcome::failure(status, message);
+                outcome.build_times = Some(times);
+                outcome.n_rounds = 1;
+                failed_build(facts, recipe, vec![], outcome)
+            }
+            (Self::Keeping(mut outcome), Event::BuildKept { path }) => {
+                if let Some(path) = &path {
+                    outcome.message.push_str(&format!(
+                        "\nnote: keeping build directory '{}'",
+                        path.display()
+                    ));
+                }
+                outcome.kept_build_dir = path;
+                end(vec![Effect::ReleaseLocks], *outcome)
+            }
+
+            (phase, event) => phase.late(recipe, event),
+        }
+    }
+
+    /// Takes note of further wanted outputs. Once building is decided all outputs are made (SPEC
+    /// B5), so only a goal that may still end as valid has to look again.
+    fn widen(self, recipe: Arc<Recipe>, more: &WantedOutputs) -> Step {
+        match self {
+            // The question was about all outputs, so its answer serves the wider wish too.
+            Self::CheckingOutputs { mut wanted } => {
+                let _grown = wanted.widen(more);
+                live(recipe, Self::CheckingOutputs { wanted }, vec![])
+            }
+            phase => live(recipe, phase, vec![]),
+        }
+    }
+
+    /// Gives everything back. Only a running builder has to be waited for; outputs that are being
+    /// registered are waited for too, since they are made already.
+    fn cancel(self, facts: &Facts, recipe: Arc<Recipe>) -> Step {
+        match self {
+            Self::Building(slot, _) => {
+                live(recipe, Self::Stopping(slot), vec![Effect::CancelBuild])
+            }
+            phase @ (Self::Stopping(_) | Self::Registering(_) | Self::Keeping(_)) => {
+                live(recipe, phase, vec![])
+            }
+            phase => phase.abandon(cancelled(facts)),
+        }
+    }
+
+    /// Ends the goal from wherever it stands, giving back what it has.
+    fn abandon(self, outcome: Outcome) -> Step {
+        let effects = match self {
+            Self::CheckingOutputs { .. }
+            | Self::QueryingClosure
+            | Self::AwaitingLock
+            | Self::CheckingAgain => vec![],
+            Self::RequiringInputs | Self::AwaitingInputs { .. } => vec![Effect::LeaveInputs],
+            Self::AwaitingSlot => vec![Effect::WithdrawSlotRequest],
+            Self::Locking(slot) | Self::CheckingLocked(slot) | Self::Discarding(slot, _) => {
+                vec![Effect::ReleaseSlot(slot), Effect::ReleaseLocks]
+            }
+            Self::Building(slot, _) | Self::Stopping(slot) => vec![
+                Effect::CancelBuild,
+                Effect::ReleaseSlot(slot),
+                Effect::DisposeBuild(Disposition::Delete),
+                Effect::ReleaseLocks,
+            ],
+            Self::Registering(_) => vec![
+                Effect::DisposeBuild(Disposition::Delete),
+                Effect::ReleaseLocks,
+            ],
+            Self::Keeping(_) => vec![Effect::ReleaseLocks],
+        };
+        end(effects, outcome)
+    }
+
+    /// Takes news that a goal may get after it has moved on.
+    fn late(self, recipe: Arc<Recipe>, event: Event) -> Step {
+        match event {
+            // A slot that was granted while we left the queue goes straight back.
+            Event::SlotGranted(slot) => live(recipe, self, vec![Effect::ReleaseSlot(slot)]),
+            event => unreachable!("{event:?} cannot happen in {self:?}"),
+        }
+    }
+}
+
+fn live(recipe: Arc<Recipe>, phase: Phase, effects: Vec<Effect>) -> Step {
+    (State::Live { recipe, phase }, effects)
+}
+
+fn end(mut effects: Vec<Effect>, outcome: Outcome) -> Step {
+    effects.push(Effect::Finish(Box::new(outcome)));
+    (State::Finished, effects)
+}
+
+fn already_valid(recipe: &Recipe, effects: Vec<Effect>) -> Step {
+    let outputs = recipe.outputs.clone();
+    end(effects, Outcome::success(Status::AlreadyValid, outputs))
+}
+
+fn await_slot(recipe: Arc<Recipe>) -> Step {
+    let effects = vec![Effect::Announce(WaitReason::Slot), Effect::RequestSlot];
+    live(recipe, Phase::AwaitingSlot, effects)
+}
+
+fn check_outputs(facts: &Facts, recipe: Arc<Recipe>, wanted: WantedOutputs) -> Step {
+    let unknown = recipe.unknown_outputs(&wanted);
+    if !unknown.is_empty() {
+        let message = format!(
+            "derivation '{}' does not have the wanted output '{}'",
+            facts.printed_path,
+            unknown.join("', '")
+        );
+        return end(vec![], Outcome::failure(Status::MiscFailure, message));
+    }
+    let phase = Phase::CheckingOutputs { wanted };
+    live(recipe, phase, vec![Effect::QueryOutputs])
+}
+
+fn outputs_checked(
+    facts: &Facts,
+    recipe: Arc<Recipe>,
+    wanted: WantedOutputs,
+    invalid: &BTreeSet<OutputName>,
+) -> Step {
+    let wanted_paths = recipe.wanted(&wanted);
+    let unknown = recipe.unknown_outputs(&wanted);
+    if !unknown.is_empty() {
+        // Somebody widened the goal by an output that there is not.
+        return check_outputs(facts, recipe, wanted);
+    }
+    if !wanted_paths.keys().any(|name| invalid.contains(name)) {
+        return end(vec![], Outcome::success(Status::AlreadyValid, wanted_paths));
+    }
+    if let Some(obstacle) = &recipe.obstacle {
+        let message = obstacle.clone();
+        return end(vec![], Outcome::failure(Status::MiscFailure, message));
+    }
+    if facts.local_builds == LocalBuilds::Forbidden {
+        let message = format!(
+            "unable to build '{}': 'max-jobs' is 0 and no build machine takes it",
+            facts.printed_path
+        );
+        return end(vec![], Outcome::failure(Status::MiscFailure, message));
+    }
+    live(recipe, Phase::RequiringInputs, vec![Effect::RequireInputs])
+}
+
+/// Decides what follows when an input has ended, or when it is known how many there are.
+fn inputs_changed(
+    facts: &Facts,
+    recipe: Arc<Recipe>,
+    n_pending: usize,
+    failures: InputFailures,
+) -> Step {
+    let gives_up = facts.after_failure == AfterFailure::Stop && failures.releases_the_rest();
+    if n_pending > 0 && !gives_up {
+        let phase = Phase::AwaitingInputs {
+            n_pending,
+            failures,
+        };
+        let effects = vec![Effect::Announce(WaitReason::Inputs { n_pending })];
+        return live(recipe, phase, effects);
+    }
+    if failures.paths.is_empty() {
+        return live(recipe, Phase::QueryingClosure, vec![Effect::QueryClosure]);
+    }
+    let effects = if n_pending > 0 {
+        vec![Effect::LeaveInputs]
+    } else {
+        vec![]
+    };
+    end(effects, dependency_failed(facts, &failures))
+}
+
+fn build_exited(
+    facts: &Facts,
+    recipe: Arc<Recipe>,
+    slot: SlotId,
+    invalid: BTreeSet<OutputName>,
+    ending: BuilderEnding,
+) -> Step {
+    let mut effects = vec![Effect::ReleaseSlot(slot)];
+    if ending.verdict == (BuildVerdict::Exited { code: 0 }) {
+        effects.push(Effect::Announce(WaitReason::Registration));
+        effects.push(Effect::RegisterOutputs(invalid));
+        return live(recipe, Phase::Registering(ending.times), effects);
+    }
+    let (status, cause) = failure(facts, &recipe, &ending);
+    let mut message = cause;
+    // A limit or a set-up failure explains itself; a builder's own failure is explained by its log.
+    if !matches!(
+        ending.verdict,
+        BuildVerdict::SetupFailed { .. } | BuildVerdict::Cancelled
+    ) {
+        quote_log(&mut message, facts, &ending.log_tail);
+    }
+    if ending.disk == Disk::NearlyFull {
+        message.push_str("\nnote: build failure may have been caused by lack of free disk space");
+    }
+    let mut outcome = Outcome::failure(status, message);
+    outcome.build_times = Some(ending.times);
+    outcome.n_rounds = 1;
+    failed_build(facts, recipe, effects, outcome)
+}
+
+/// Ends a build that failed: its directories go, or are kept for the user (SPEC B12).
+fn failed_build(
+    facts: &Facts,
+    recipe: Arc<Recipe>,
+    mut effects: Vec<Effect>,
+    outcome: Outcome,
+) -> Step {
+    if facts.keep_failed == KeepFailed::Yes && !recipe.is_builtin {
+        effects.push(Effect::DisposeBuild(Disposition::Keep));
+        return live(recipe, Phase::Keeping(Box::new(outcome)), effects);
+    }
+    effects.push(Effect::DisposeBuild(Disposition::Delete));
+    effects.push(Effect::ReleaseLocks);
+    end(effects, outcome)
+}

@@ -1,0 +1,73 @@
+//! What a goal is about: the same key is the same goal, whoever asks (SPEC A1).
+
+use std::fmt;
+
+use store_model::StorePath;
+
+/// Names one goal within one scheduler. Never used twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct GoalId(pub(crate) u32);
+
+impl fmt::Display for GoalId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+impl GoalId {
+    /// Wraps a number, for programs that make events of their own, such as tests of what shows
+    /// them; a scheduler's ids come from the scheduler.
+    #[must_use]
+    pub const fn new(number: u32) -> Self {
+        Self(number)
+    }
+
+    /// Returns the number that the sandbox knows this goal's build by: a goal builds at most once.
+    pub(crate) fn as_build_number(self) -> u64 {
+        u64::from(self.0)
+    }
+}
+
+/// Names one request within one scheduler. Never used twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestId(pub(crate) u32);
+
+impl RequestId {
+    /// Wraps a number; see [`GoalId::new`].
+    #[must_use]
+    pub const fn new(number: u32) -> Self {
+        Self(number)
+    }
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// What a goal brings about.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum GoalKey {
+    /// The outputs of a derivation.
+    Derivation(StorePath),
+    /// One path, however it comes.
+    Path(StorePath),
+}
+
+impl GoalKey {
+    /// Returns the path that names the goal: the derivation's or the path itself.
+    #[must_use]
+    pub fn path(&self) -> &StorePath {
+        match self {
+            Self::Derivation(path) | Self::Path(path) => path,
+        }
+    }
+}
+
+/// Prints the base name of the path.
+impl fmt::Display for GoalKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self.path(), f)
+    }
+}

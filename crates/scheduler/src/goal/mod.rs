@@ -1,0 +1,13 @@
+//! Goals as pure machines: an event comes in, a new state and a list of effects come out.
+//!
+//! No clock, no randomness, no I/O and no actix: the same code runs under the actors and in
+//! [`simulate`](crate::simulate).
+
+pub mod derivation;
+mod key;
+mod outcome;
+pub mod path;
+pub mod recipe;
+
+pub use key::{GoalId, GoalKey, RequestId};
+pub use outcome::{BuildTimes, FailureBits, Outcome, Status};

@@ -1,0 +1,68 @@
+//! Whom a goal may speak to, by what it may say to them.
+
+use actix::{Recipient, WeakRecipient};
+use registry::{
+    AddTempRoots, AwaitLock, DiscardInvalidPaths, QueryClosure, QueryDerivation, QueryValidPaths,
+    RegisterOutputs, TryLockOutputs,
+};
+use sandbox::{CancelBuild, DisposeBuild, StartBuild};
+use store_model::StoreDir;
+
+use crate::messages::{
+    GoalEnded, GoalNews, LeaveInputs, RequestBuildSlot, RequireInputs, WithdrawSlotRequest,
+};
+
+/// Everything that goals may say, and to whom. Shared by all goals of a scheduler.
+///
+/// Downward ports are strong; upward ports are weak, or nothing would ever stop.
+#[derive(Debug)]
+pub struct Ports {
+    /// How paths are printed.
+    pub store_dir: StoreDir,
+    /// To the registry.
+    pub add_temp_roots: Recipient<AddTempRoots>,
+    /// To the registry.
+    pub query_derivation: Recipient<QueryDerivation>,
+    /// To the registry.
+    pub query_valid_paths: Recipient<QueryValidPaths>,
+    /// To the registry.
+    pub query_closure: Recipient<QueryClosure>,
+    /// To the registry.
+    pub discard_invalid_paths: Recipient<DiscardInvalidPaths>,
+    /// To the registry.
+    pub register_outputs: Recipient<RegisterOutputs>,
+    /// To the lock keeper.
+    pub try_lock_outputs: Recipient<TryLockOutputs>,
+    /// To the lock keeper.
+    pub await_lock: Recipient<AwaitLock>,
+    /// To the sandbox.
+    pub start_build: Recipient<StartBuild>,
+    /// To the sandbox.
+    pub cancel_build: Recipient<CancelBuild>,
+    /// To the sandbox.
+    pub dispose_build: Recipient<DisposeBuild>,
+    /// Up to the scheduler.
+    pub(crate) upward: Upward,
+}
+
+/// What goals say to the scheduler.
+#[derive(Debug, Clone)]
+pub(crate) struct Upward {
+    pub(crate) require_inputs: WeakRecipient<RequireInputs>,
+    pub(crate) leave_inputs: WeakRecipient<LeaveInputs>,
+    pub(crate) request_slot: WeakRecipient<RequestBuildSlot>,
+    pub(crate) withdraw_slot_request: WeakRecipient<WithdrawSlotRequest>,
+    pub(crate) news: WeakRecipient<GoalNews>,
+    pub(crate) ended: WeakRecipient<GoalEnded>,
+}
+
+/// Says something upward; a scheduler that is gone needs no news.
+pub(crate) fn tell<M>(port: &WeakRecipient<M>, message: M)
+where
+    M: actix::Message + Send + 'static,
+    M::Result: Send,
+{
+    if let Some(recipient) = port.upgrade() {
+        recipient.do_send(message);
+    }
+}

@@ -1,0 +1,582 @@
+//! Runs a plan: performs the effects of machines and the directives of the schedule, and checks
+//! the invariants of HOUSE_STYLE §11 after each.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, BinaryHeap, HashMap};
+use std::fmt;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use sandbox::{BuildVerdict, Disposition};
+use store_model::wanted_outputs::WantedOutputs;
+use store_model::{OutputName, StorePath};
+
+use super::{Plan, Random};
+use crate::events::LockOwner;
+use crate::goal::derivation::{
+    BuilderEnding, Disk, Effect, Event, Facts, KeepFailed, LocalBuilds, State,
+};
+use crate::goal::recipe::Recipe;
+use crate::goal::{BuildTimes, GoalId, GoalKey, Outcome, RequestId, Status};
+use crate::schedule::{Directive, Schedule};
+use crate::slots::SlotId;
+
+/// What a run came to.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Summary {
+    /// Goals whose builder succeeded.
+    pub n_built: usize,
+    /// Goals that ended otherwise than in success.
+    pub n_failed: usize,
+    /// Goals that found their outputs valid.
+    pub n_valid: usize,
+    /// Steps of machines.
+    pub n_steps: u64,
+    /// Pretended time from the first event to the last.
+    pub makespan_ms: u64,
+    /// Pretended time that builders ran, in total.
+    pub work_ms: u64,
+    /// The longest chain of builders that had to follow one another.
+    pub longest_path_ms: u64,
+    /// Most slots lent at once.
+    pub peak_slots: usize,
+}
+
+/// A broken invariant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation(String);
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Violation {}
+
+/// Runs a plan to its end.
+///
+/// # Errors
+/// An invariant does not hold: more slots lent than there are, a build without a slot or a lock or
+/// before its inputs, a goal or a request that ends twice or never, something not given back.
+pub fn run(plan: &Plan) -> Result<Summary, Violation> {
+    let mut world = World::new(plan);
+    world.submit_requests()?;
+    while let Some(Reverse(due)) = world.queue.pop() {
+        world.now_ms = due.at_ms;
+        world.deliver(due.news)?;
+    }
+    world.check_end()?;
+    Ok(world.summary)
+}
+
+/// Something that will happen.
+#[derive(Debug, PartialEq, Eq)]
+struct Due {
+    at_ms: u64,
+    /// Breaks ties: the order of sending, or chance where the real order is open.
+    order: u64,
+    news: News,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum News {
+    ToGoal(GoalId, u32, Event),
+    CancelRequest(RequestId),
+}
+
+impl Ord for Due {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at_ms, self.order).cmp(&(other.at_ms, other.order))
+    }
+}
+
+impl PartialOrd for Due {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+struct World<'a> {
+    plan: &'a Plan,
+    random: Random,
+    schedule: Schedule,
+    queue: BinaryHeap<Reverse<Due>>,
+    n_sent: u64,
+    now_ms: u64,
+    by_path: HashMap<StorePath, usize>,
+    goals: HashMap<GoalId, Goal>,
+    valid: Vec<BTreeSet<OutputName>>,
+    locked: HashMap<usize, GoalId>,
+    finish_ms: Vec<u64>,
+    replies: HashMap<RequestId, usize>,
+    n_requests: usize,
+    n_building: usize,
+    summary: Summary,
+}
+
+struct Goal {
+    idx: usize,
+    facts: Facts,
+    state: State,
+    wanted: WantedOutputs,
+    /// Counts the lives of a goal that looks again, so that old news does not reach the new one.
+    life: u32,
+    slot: Option<SlotId>,
+    builds: bool,
+    n_endings: u32,
+}
+
+impl<'a> World<'a> {
+    fn new(plan: &'a Plan) -> Self {
+        let mut random = Random::new(plan.seed);
+        let valid = plan
+            .goals
+            .iter()
+            .map(|goal| {
+                goal.outputs
+                    .iter()
+                    .filter(|_| random.chance(plan.chaos.is_valid))
+                    .cloned()
+                    .collect()
+            })
+            .collect();
+        Self {
+            plan,
+            random,
+            schedule: Schedule::new(plan.n_slots),
+            queue: BinaryHeap::new(),
+            n_sent: 0,
+            now_ms: 0,
+            by_path: plan
+                .goals
+                .iter()
+                .enumerate()
+                .map(|(idx, goal)| (goal.drv_path.clone(), idx))
+                .collect(),
+            goals: HashMap::new(),
+            valid,
+            locked: HashMap::new(),
+            finish_ms: vec![0; plan.goals.len()],
+            replies: HashMap::new(),
+            n_requests: 0,
+            n_building: 0,
+            summary: Summary::default(),
+        }
+    }
+
+    fn submit_requests(&mut self) -> Result<(), Violation> {
+        for wanted in &self.plan.requests {
+            let cap = self.plan.n_slots;
+            let request = self.schedule.open_request(self.plan.after_failure, 0, cap);
+            self.n_requests += 1;
+            let wanted = wanted
+                .iter()
+                .map(|idx| {
+                    let path = self.plan.goals[*idx].drv_path.clone();
+                    (GoalKey::Derivation(path), WantedOutputs::All)
+                })
+                .collect();
+            let directives = self.schedule.submit(request, wanted);
+            self.carry_out(directives)?;
+            if self.random.chance(self.plan.chaos.request_is_cancelled) {
+                let at_ms = self.now_ms + self.random.below(200);
+                self.push(at_ms, News::CancelRequest(request));
+            }
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, at_ms: u64, news: News) {
+        self.n_sent += 1;
+        let order = self.n_sent;
+        self.queue.push(Reverse(Due { at_ms, order, news }));
+    }
+
+    /// Sends an answer of a service: after a while, or at once, or never in order.
+    fn answer(&mut self, goal: GoalId, event: Event) {
+        let delay_ms = if self.plan.chaos.reorder {
+            self.random.below(5)
+        } else {
+            0
+        };
+        self.answer_after(delay_ms, goal, event);
+    }
+
+    fn answer_after(&mut self, delay_ms: u64, goal: GoalId, event: Event) {
+        let fails = self.random.chance(self.plan.chaos.service_fails);
+        // A build reports its ending whatever happens; only questions can fail.
+        let event = match event {
+            event @ (Event::BuildExited(_) | Event::BuildKept { .. }) => event,
+            _ if fails => Event::ServiceFailed {
+                message: "pretended".to_owned(),
+            },
+            event => event,
+        };
+        if let Some(life) = self.goals.get(&goal).map(|goal| goal.life) {
+            self.push(self.now_ms + delay_ms, News::ToGoal(goal, life, event));
+        }
+    }
+
+    fn deliver(&mut self, news: News) -> Result<(), Violation> {
+        match news {
+            News::ToGoal(id, life, event) => {
+                let is_there = self
+                    .goals
+                    .get(&id)
+                    .is_some_and(|goal| goal.life == life && goal.n_endings == 0);
+                match event {
+                    // A lease that reaches nobody is dropped, which gives its slot back.
+                    Event::SlotGranted(slot) if !is_there => {
+                        let directives = self.schedule.give_back(slot);
+                        self.carry_out(directives)
+                    }
+                    event if is_there => self.step(id, event),
+                    _ => Ok(()),
+                }
+            }
+            News::CancelRequest(request) => {
+                let directives = self.schedule.cancel_request(request);
+                self.carry_out(directives)
+            }
+        }
+    }
+
+    fn step(&mut self, id: GoalId, event: Event) -> Result<(), Violation> {
+        let Some(goal) = self.goals.get_mut(&id) else {
+            return Ok(());
+        };
+        self.summary.n_steps += 1;
+        match &event {
+            Event::SlotGranted(slot) => goal.slot = Some(*slot),
+            Event::Widened { wanted } => {
+                let _grown = goal.wanted.widen(wanted);
+            }
+            Event::BuildExited(_) if !goal.builds => {
+                // It was cancelled, and that ending has come; a session reports only one.
+                return Ok(());
+            }
+            Event::BuildExited(_) => {
+                goal.builds = false;
+                self.n_building -= 1;
+            }
+            Event::Locked => {
+                if let Some(other) = self.locked.insert(goal.idx, id)
+                    && other != id
+                {
+                    return Err(Violation(format!("goals {id} and {other} hold one lock")));
+                }
+            }
+            _ => {}
+        }
+        let (next, effects) = std::mem::take(&mut goal.state).step(&goal.facts, event);
+        goal.state = next;
+        for effect in effects {
+            self.perform(id, effect)?;
+        }
+        Ok(())
+    }
+
+    fn perform(&mut self, id: GoalId, effect: Effect) -> Result<(), Violation> {
+        let Some(goal) = self.goals.get_mut(&id) else {
+            return Ok(());
+        };
+        let idx = goal.idx;
+        match effect {
+            Effect::LoadDerivation => {
+                let recipe = Arc::new(self.recipe(idx));
+                self.answer(id, Event::DerivationLoaded { recipe });
+            }
+            Effect::QueryOutputs => {
+                let invalid = self.plan.goals[idx]
+                    .outputs
+                    .iter()
+                    .filter(|name| !self.valid[idx].contains(*name))
+                    .cloned()
+                    .collect();
+                self.answer(id, Event::OutputsQueried { invalid });
+            }
+            Effect::RequireInputs => {
+                let inputs = self.plan.goals[idx]
+                    .inputs
+                    .iter()
+                    .map(|(input, names)| {
+                        let path = self.plan.goals[*input].drv_path.clone();
+                        (
+                            GoalKey::Derivation(path),
+                            WantedOutputs::These(names.clone()),
+                        )
+                    })
+                    .collect();
+                let directives = self.schedule.require_inputs(id, inputs);
+                self.carry_out(directives)?;
+            }
+            Effect::LeaveInputs => {
+                let directives = self.schedule.leave_inputs(id);
+                self.carry_out(directives)?;
+            }
+            Effect::QueryClosure => self.answer(id, Event::ClosureQueried),
+            Effect::RequestSlot => {
+                let directives = self.schedule.ask_slot(id);
+                self.carry_out(directives)?;
+            }
+            Effect::WithdrawSlotRequest => self.schedule.withdraw(id),
+            Effect::ReleaseSlot(slot) => {
+                goal.slot = None;
+                let directives = self.schedule.give_back(slot);
+                self.carry_out(directives)?;
+            }
+            Effect::TryLocks => self.try_locks(id, idx),
+            Effect::AwaitLock(_) => {
+                // Whoever had the lock may have built the derivation.
+                if self.random.chance(50) {
+                    let outputs = self.plan.goals[idx].outputs.iter().cloned();
+                    self.valid[idx].extend(outputs);
+                }
+                self.answer(id, Event::LockFreed);
+            }
+            Effect::ReleaseLocks => {
+                if self.locked.get(&idx) == Some(&id) {
+                    self.locked.remove(&idx);
+                }
+            }
+            Effect::DiscardInvalidPaths => self.answer(id, Event::InvalidPathsDiscarded),
+            Effect::StartBuild => self.start_build(id, idx)?,
+            Effect::CancelBuild => {
+                self.answer_after(1, id, ending(BuildVerdict::Cancelled));
+            }
+            Effect::RegisterOutputs(names) => self.register(id, idx, names),
+            Effect::DisposeBuild(Disposition::Keep) => {
+                self.answer(id, Event::BuildKept { path: None });
+            }
+            Effect::DisposeBuild(Disposition::Delete) | Effect::Announce(_) => {}
+            Effect::Finish(outcome) => self.finish(id, idx, *outcome)?,
+        }
+        Ok(())
+    }
+
+    fn recipe(&self, idx: usize) -> Recipe {
+        let goal = &self.plan.goals[idx];
+        Recipe {
+            outputs: goal
+                .outputs
+                .iter()
+                .map(|name| (name.clone(), goal.drv_path.clone()))
+                .collect(),
+            inputs: Vec::new(),
+            sources: BTreeSet::new(),
+            is_fixed_output: false,
+            is_builtin: false,
+            obstacle: None,
+        }
+    }
+
+    fn try_locks(&mut self, id: GoalId, idx: usize) {
+        let is_busy = self.random.chance(self.plan.chaos.lock_is_busy);
+        let event = if is_busy || self.locked.contains_key(&idx) {
+            Event::LockBusy {
+                path: self.plan.goals[idx].drv_path.clone(),
+                holder: LockOwner::Unknown,
+            }
+        } else {
+            Event::Locked
+        };
+        self.answer(id, event);
+    }
+
+    fn start_build(&mut self, id: GoalId, idx: usize) -> Result<(), Violation> {
+        let plan_goal = &self.plan.goals[idx];
+        for (input, names) in &plan_goal.inputs {
+            if !names.is_subset(&self.valid[*input]) {
+                return Err(Violation(format!(
+                    "goal {idx} builds before its input {input} is valid"
+                )));
+            }
+        }
+        if self.locked.get(&idx) != Some(&id) {
+            return Err(Violation(format!("goal {idx} builds without its lock")));
+        }
+        let Some(goal) = self.goals.get_mut(&id) else {
+            return Ok(());
+        };
+        if goal.slot.is_none() {
+            return Err(Violation(format!("goal {idx} builds without a slot")));
+        }
+        goal.builds = true;
+        self.n_building += 1;
+        let n_building = self.n_building;
+        if n_building > self.plan.n_slots || self.schedule.n_slots_lent() > self.plan.n_slots {
+            return Err(Violation(format!("{n_building} builders at once")));
+        }
+        self.summary.peak_slots = self.summary.peak_slots.max(n_building);
+        let verdict = if self.random.chance(self.plan.chaos.builder_fails) {
+            BuildVerdict::Exited { code: 1 }
+        } else {
+            BuildVerdict::Exited { code: 0 }
+        };
+        self.summary.work_ms += plan_goal.build_ms;
+        self.answer_after(plan_goal.build_ms, id, ending(verdict));
+        Ok(())
+    }
+
+    fn register(&mut self, id: GoalId, idx: usize, names: BTreeSet<OutputName>) {
+        let event = if self.random.chance(self.plan.chaos.outputs_refused) {
+            Event::OutputsRefused {
+                status: Status::OutputRejected,
+                message: "pretended".to_owned(),
+            }
+        } else {
+            self.valid[idx].extend(names);
+            let before = self.plan.goals[idx]
+                .inputs
+                .iter()
+                .map(|(input, _)| self.finish_ms[*input])
+                .max()
+                .unwrap_or(0);
+            self.finish_ms[idx] = before + self.plan.goals[idx].build_ms;
+            Event::OutputsRegistered
+        };
+        self.answer(id, event);
+    }
+
+    fn finish(&mut self, id: GoalId, idx: usize, outcome: Outcome) -> Result<(), Violation> {
+        let Some(goal) = self.goals.get_mut(&id) else {
+            return Ok(());
+        };
+        goal.n_endings += 1;
+        if goal.n_endings > 1 {
+            return Err(Violation(format!("goal {idx} ended twice")));
+        }
+        if let Some(slot) = goal.slot {
+            return Err(Violation(format!("goal {idx} ended with slot {slot}")));
+        }
+        if self.locked.get(&idx) == Some(&id) {
+            return Err(Violation(format!("goal {idx} ended with its lock")));
+        }
+        match outcome.status {
+            Status::Built => self.summary.n_built += 1,
+            status if status.is_success() => self.summary.n_valid += 1,
+            _ => self.summary.n_failed += 1,
+        }
+        self.summary.makespan_ms = self.now_ms;
+        let served = goal.wanted.clone();
+        let directives = self.schedule.goal_ended(id, &served, &Arc::new(outcome));
+        self.carry_out(directives)
+    }
+
+    fn carry_out(&mut self, directives: Vec<Directive>) -> Result<(), Violation> {
+        for directive in directives {
+            match directive {
+                Directive::Start {
+                    goal, key, wanted, ..
+                } => self.start_goal(goal, &key, wanted),
+                Directive::Widen { goal, wanted } => {
+                    self.tell(goal, Event::Widened { wanted });
+                }
+                Directive::TellInputs {
+                    goal,
+                    n_pending,
+                    ended,
+                } => self.tell(goal, Event::InputsRequired { n_pending, ended }),
+                Directive::TellInput { goal, ending } => {
+                    self.tell(goal, Event::InputFinished(ending));
+                }
+                Directive::Grant(grant) => self.tell(grant.goal, Event::SlotGranted(grant.slot)),
+                Directive::Cancel(goal) => self.tell(goal, Event::Cancelled),
+                Directive::Reply { request, outcomes } => self.reply(request, outcomes.len())?,
+                Directive::Forget(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends what the scheduler says: mailboxes keep its order.
+    fn tell(&mut self, goal: GoalId, event: Event) {
+        if let Some(life) = self.goals.get(&goal).map(|goal| goal.life) {
+            self.push(self.now_ms, News::ToGoal(goal, life, event));
+        }
+    }
+
+    fn start_goal(&mut self, id: GoalId, key: &GoalKey, wanted: WantedOutputs) {
+        let Some(idx) = self.by_path.get(key.path()).copied() else {
+            return;
+        };
+        let life = self.goals.get(&id).map_or(0, |goal| goal.life + 1);
+        let drv_path = key.path().clone();
+        let facts = Facts {
+            printed_path: drv_path.to_string(),
+            drv_path,
+            after_failure: self.plan.after_failure,
+            keep_failed: if idx.is_multiple_of(3) {
+                KeepFailed::Yes
+            } else {
+                KeepFailed::No
+            },
+            local_builds: LocalBuilds::Allowed,
+        };
+        let goal = Goal {
+            idx,
+            facts,
+            state: State::default(),
+            wanted: wanted.clone(),
+            life,
+            slot: None,
+            builds: false,
+            n_endings: 0,
+        };
+        self.goals.insert(id, goal);
+        self.tell(id, Event::Started { wanted });
+    }
+
+    fn reply(&mut self, request: RequestId, n_outcomes: usize) -> Result<(), Violation> {
+        *self.replies.entry(request).or_default() += 1;
+        if self.replies.get(&request) != Some(&1) {
+            return Err(Violation(format!("request {request} was answered twice")));
+        }
+        let n_wanted = usize::try_from(request.0)
+            .ok()
+            .and_then(|idx| self.plan.requests.get(idx))
+            .map_or(0, Vec::len);
+        if n_outcomes != n_wanted {
+            return Err(Violation(format!(
+                "request {request} wanted {n_wanted} things and got {n_outcomes} outcomes"
+            )));
+        }
+        Ok(())
+    }
+
+    fn check_end(&mut self) -> Result<(), Violation> {
+        if self.replies.len() != self.n_requests {
+            let n_open = self.n_requests - self.replies.len();
+            return Err(Violation(format!("{n_open} requests were never answered")));
+        }
+        for (id, goal) in &self.goals {
+            if goal.n_endings == 0 {
+                return Err(Violation(format!(
+                    "goal {id} never ended: {:?}",
+                    goal.state
+                )));
+            }
+        }
+        if self.schedule.n_slots_lent() > 0 || !self.locked.is_empty() {
+            return Err(Violation(
+                "a slot or a lock was never given back".to_owned(),
+            ));
+        }
+        self.summary.longest_path_ms = self.finish_ms.iter().copied().max().unwrap_or(0);
+        Ok(())
+    }
+}
+
+fn ending(verdict: BuildVerdict) -> Event {
+    let times = BuildTimes {
+        started_at: SystemTime::UNIX_EPOCH,
+        stopped_at: SystemTime::UNIX_EPOCH,
+    };
+    Event::BuildExited(Box::new(BuilderEnding {
+        verdict,
+        disk: Disk::Roomy,
+        times,
+        log_tail: Vec::new(),
+    }))
+}

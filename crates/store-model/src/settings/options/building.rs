@@ -1,0 +1,188 @@
+//! Options that concern building: those that set something, and those that are refused.
+
+use super::super::field::Field;
+use super::{SettingOption, implemented, refused};
+
+pub(super) const OPTIONS: &[SettingOption] = &[
+    implemented(
+        "allow-nested-userns",
+        &[],
+        Field::Switch(|s| &mut s.allow_nested_userns),
+    ),
+    implemented(
+        "allowed-impure-host-deps",
+        &[],
+        Field::Paths(|s| &mut s.allowed_impure_host_deps),
+    ),
+    implemented("build-dir", &[], Field::OptionalPath(|s| &mut s.build_dir)),
+    implemented(
+        "build-users-group",
+        &[],
+        Field::Text(|s| &mut s.build_users_group),
+    ),
+    implemented(
+        "compress-build-log",
+        &["build-compress-log"],
+        Field::Switch(|s| &mut s.compress_log),
+    ),
+    implemented("cores", &["build-cores"], Field::Count(|s| &mut s.cores)),
+    implemented(
+        "extra-platforms",
+        &[],
+        Field::Words(|s| &mut s.extra_platforms),
+    ),
+    implemented(
+        "fallback",
+        &["build-fallback"],
+        Field::Switch(|s| &mut s.fallback),
+    ),
+    implemented(
+        "fsync-metadata",
+        &[],
+        Field::Durability(|s| &mut s.metadata_sync),
+    ),
+    implemented(
+        "fsync-store-paths",
+        &[],
+        Field::Switch(|s| &mut s.fsync_store_paths),
+    ),
+    implemented("id-count", &[], Field::Id(|s| &mut s.id_count)),
+    implemented(
+        "impersonate-linux-26",
+        &["build-impersonate-linux-26"],
+        Field::Switch(|s| &mut s.impersonate_linux_26),
+    ),
+    implemented(
+        "keep-build-log",
+        &["build-keep-log"],
+        Field::Switch(|s| &mut s.keep_log),
+    ),
+    implemented("keep-failed", &[], Field::Switch(|s| &mut s.keep_failed)),
+    implemented("keep-going", &[], Field::Switch(|s| &mut s.keep_going)),
+    implemented("log-lines", &[], Field::Count(|s| &mut s.log_lines)),
+    implemented(
+        "max-build-log-size",
+        &["build-max-log-size"],
+        Field::Bytes(|s| &mut s.max_build_log_size_bytes),
+    ),
+    implemented(
+        "max-jobs",
+        &["build-max-jobs"],
+        Field::AutoCount(|s| &mut s.max_jobs),
+    ),
+    implemented(
+        "max-silent-time",
+        &["build-max-silent-time"],
+        Field::Seconds(|s| &mut s.max_silent_time),
+    ),
+    implemented(
+        "max-substitution-jobs",
+        &["substitution-max-jobs"],
+        Field::Count(|s| &mut s.max_substitution_jobs),
+    ),
+    implemented(
+        "sandbox",
+        &["build-use-chroot", "build-use-sandbox"],
+        Field::Sandbox(|s| &mut s.sandbox),
+    ),
+    implemented(
+        "sandbox-build-dir",
+        &[],
+        Field::Path(|s| &mut s.sandbox_build_dir),
+    ),
+    implemented(
+        "sandbox-dev-shm-size",
+        &[],
+        Field::Text(|s| &mut s.sandbox_dev_shm_size),
+    ),
+    implemented(
+        "sandbox-init",
+        &[],
+        Field::OptionalPath(|s| &mut s.sandbox_init),
+    ),
+    implemented(
+        "sandbox-paths",
+        &["build-chroot-dirs", "build-sandbox-paths"],
+        Field::SandboxPaths(|s| &mut s.sandbox_paths),
+    ),
+    implemented("start-id", &[], Field::Id(|s| &mut s.start_id)),
+    implemented(
+        "substitute",
+        &["build-use-substitutes", "use-binary-caches"],
+        Field::Switch(|s| &mut s.substitute),
+    ),
+    implemented("system", &[], Field::Text(|s| &mut s.system)),
+    implemented(
+        "system-features",
+        &[],
+        Field::Words(|s| &mut s.system_features),
+    ),
+    implemented(
+        "timeout",
+        &["build-timeout"],
+        Field::Seconds(|s| &mut s.timeout),
+    ),
+    refused(
+        "builders",
+        &[],
+        &["", "@/etc/nix/machines"],
+        "goalctl builds on this machine only; set 'builders =' to go on without the others",
+    ),
+    refused(
+        "diff-hook",
+        &[],
+        &[""],
+        "outputs are not compared by a program; set 'diff-hook =' to go on without it",
+    ),
+    refused(
+        "external-builders",
+        &[],
+        &["", "[]"],
+        "every builder runs in goalctl's own sandbox; set 'external-builders = []' to go on",
+    ),
+    refused(
+        "impure-env",
+        &[],
+        &[""],
+        "fixed-output builders get their variables from goalctl's own environment; \
+         set 'impure-env =' to go on",
+    ),
+    refused(
+        "post-build-hook",
+        &[],
+        &[""],
+        "no program runs after a build, so nothing would be uploaded; \
+         set 'post-build-hook =' to go on without it",
+    ),
+    refused(
+        "pre-build-hook",
+        &[],
+        &[""],
+        "no program adds to the sandbox before a build; \
+         set 'pre-build-hook =' and name the paths in 'sandbox-paths'",
+    ),
+    refused(
+        "repeat",
+        &["build-repeat"],
+        &["", "0"],
+        "a build runs once; set 'repeat = 0' to go on",
+    ),
+    refused(
+        "run-diff-hook",
+        &[],
+        &["", "false", "no", "0"],
+        "outputs are not compared by a program; set 'run-diff-hook = false' to go on",
+    ),
+    refused(
+        "secret-key-files",
+        &["binary-cache-secret-key-file"],
+        &[""],
+        "outputs would not be signed; set 'secret-key-files =' to go on without signatures",
+    ),
+    refused(
+        "store",
+        &[],
+        &["", "auto", "local"],
+        "the store is named by '--store ROOT' or by NIX_STORE_DIR",
+    ),
+];

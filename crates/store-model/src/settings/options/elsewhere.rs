@@ -1,0 +1,170 @@
+//! Options that are accepted and do nothing here, each with the reason.
+
+use super::{SettingOption, without_effect};
+
+const NO_POLLING: &str =
+    "no other process is asked every so many seconds; what a goal waits for wakes it at once";
+const SANDBOX_ALWAYS: &str =
+    "a builder never runs without the sandbox unless 'sandbox' or its derivation says so";
+const NO_NEW_RIGHTS: &str = "a builder never gains rights that it did not begin with";
+const OWN_IDENTITY: &str =
+    "every build has an identity of its own where goalctl is root and no group is usable";
+const CONTROL_GROUPS: &str =
+    "resources are limited by control groups wherever the system lets goalctl make them";
+const BUILT_ONCE: &str = "it concerns repeated builds, and a build runs once";
+const SYNCED: &str = "contents and names are synced by 'fsync-store-paths'";
+const WRITE_AHEAD: &str = "the database always uses a write-ahead log";
+const NOT_LINKED: &str = "identical files are not linked as they are added";
+const ATTRIBUTES: &str =
+    "an output with an access-control list or an extended attribute has it removed";
+const WRITING: &str = "it concerns how files are written, not what";
+const DARWIN: &str = "it concerns Darwin";
+const MACHINES: &str = "it concerns other machines, and goalctl builds on this one only";
+const DOWNLOADS: &str = "it concerns downloads, and goalctl builds from source only";
+const COLLECTOR: &str = "it concerns the garbage collector, which never runs by itself";
+const CLIENTS: &str = "it concerns the daemon's clients";
+const FAILURES: &str = "failed builds are not remembered";
+const PRINTING: &str = "what goalctl prints is chosen on its command line";
+const STORE_DIR: &str = "the store directory is opened as the layout names it";
+const FEATURES: &str = "features are on or off by themselves";
+const NIX_PROGRAM: &str = "it concerns Nix's own program";
+const EVALUATOR: &str = "it concerns the evaluator";
+
+pub(super) const OPTIONS: &[SettingOption] = &[
+    without_effect("abort-on-warn", &[], EVALUATOR),
+    without_effect("accept-flake-config", &[], EVALUATOR),
+    without_effect("access-tokens", &[], EVALUATOR),
+    without_effect("allow-dirty", &[], EVALUATOR),
+    without_effect("allow-dirty-locks", &[], EVALUATOR),
+    without_effect("allow-import-from-derivation", &[], EVALUATOR),
+    without_effect("allow-new-privileges", &[], NO_NEW_RIGHTS),
+    without_effect("allow-symlinked-store", &[], STORE_DIR),
+    without_effect("allow-unsafe-native-code-during-evaluation", &[], EVALUATOR),
+    without_effect("allowed-uris", &[], EVALUATOR),
+    without_effect("allowed-users", &[], CLIENTS),
+    without_effect("always-allow-substitutes", &[], DOWNLOADS),
+    without_effect("auto-allocate-uids", &[], OWN_IDENTITY),
+    without_effect("auto-optimise-store", &[], NOT_LINKED),
+    without_effect("bash-prompt", &[], NIX_PROGRAM),
+    without_effect("bash-prompt-prefix", &[], NIX_PROGRAM),
+    without_effect("bash-prompt-suffix", &[], NIX_PROGRAM),
+    without_effect("binary-caches-files", &[], DOWNLOADS),
+    without_effect("build-cache-failure", &[], FAILURES),
+    without_effect("build-hook", &[], MACHINES),
+    without_effect("build-hook-kill-timeout", &[], MACHINES),
+    without_effect("build-poll-interval", &[], NO_POLLING),
+    without_effect("builders-use-substitutes", &[], MACHINES),
+    without_effect(
+        "commit-lock-file-summary",
+        &["commit-lockfile-summary"],
+        EVALUATOR,
+    ),
+    without_effect("connect-timeout", &[], DOWNLOADS),
+    without_effect("darwin-log-sandbox-violations", &[], DARWIN),
+    without_effect("debugger-on-trace", &[], EVALUATOR),
+    without_effect("debugger-on-warn", &[], EVALUATOR),
+    without_effect("download-buffer-size", &[], DOWNLOADS),
+    without_effect("download-speed", &[], DOWNLOADS),
+    without_effect("enable-import-native", &[], EVALUATOR),
+    without_effect("enforce-determinism", &[], BUILT_ONCE),
+    without_effect("eval-attrset-update-layer-rhs-threshold", &[], EVALUATOR),
+    without_effect("eval-cache", &[], EVALUATOR),
+    without_effect("eval-profile-file", &[], EVALUATOR),
+    without_effect("eval-profiler", &[], EVALUATOR),
+    without_effect("eval-profiler-frequency", &[], EVALUATOR),
+    without_effect("eval-system", &[], EVALUATOR),
+    without_effect("experimental-features", &[], FEATURES),
+    without_effect(
+        "filetransfer-retry-attempts",
+        &["download-attempts"],
+        DOWNLOADS,
+    ),
+    without_effect("filetransfer-retry-delay", &[], DOWNLOADS),
+    without_effect("filetransfer-retry-delay-rate-limited", &[], DOWNLOADS),
+    without_effect("filetransfer-retry-jitter", &[], DOWNLOADS),
+    without_effect("filetransfer-retry-max-delay", &[], DOWNLOADS),
+    without_effect("filter-syscalls", &[], NO_NEW_RIGHTS),
+    without_effect("flake-registry", &[], EVALUATOR),
+    without_effect("force-manifest", &[], DOWNLOADS),
+    without_effect("gc-check-reachability", &[], COLLECTOR),
+    without_effect("gc-reserved-space", &[], COLLECTOR),
+    without_effect("hashed-mirrors", &[], DOWNLOADS),
+    without_effect(
+        "http-connections",
+        &["binary-caches-parallel-connections"],
+        DOWNLOADS,
+    ),
+    without_effect("http2", &[], DOWNLOADS),
+    without_effect("http3", &[], DOWNLOADS),
+    without_effect("ignore-try", &[], EVALUATOR),
+    without_effect("ignored-acls", &[], ATTRIBUTES),
+    without_effect("json-log-path", &[], PRINTING),
+    without_effect("keep-derivations", &["gc-keep-derivations"], COLLECTOR),
+    without_effect("keep-env-derivations", &["env-keep-derivations"], COLLECTOR),
+    without_effect("keep-outputs", &["gc-keep-outputs"], COLLECTOR),
+    without_effect("lint-absolute-path-literals", &[], EVALUATOR),
+    without_effect("lint-short-path-literals", &[], EVALUATOR),
+    without_effect("lint-url-literals", &[], EVALUATOR),
+    without_effect("log-servers", &[], PRINTING),
+    without_effect("max-call-depth", &[], EVALUATOR),
+    without_effect("max-free", &[], COLLECTOR),
+    without_effect("min-free", &[], COLLECTOR),
+    without_effect("min-free-check-interval", &[], COLLECTOR),
+    without_effect("nar-buffer-size", &[], WRITING),
+    without_effect("narinfo-cache-meta-ttl", &[], DOWNLOADS),
+    without_effect("narinfo-cache-negative-ttl", &[], DOWNLOADS),
+    without_effect("narinfo-cache-positive-ttl", &[], DOWNLOADS),
+    without_effect("netrc-file", &[], DOWNLOADS),
+    without_effect("nix-path", &[], EVALUATOR),
+    without_effect("nix-shell-always-looks-for-shell-nix", &[], NIX_PROGRAM),
+    without_effect(
+        "nix-shell-shebang-arguments-relative-to-script",
+        &[],
+        NIX_PROGRAM,
+    ),
+    without_effect("plugin-files", &[], NIX_PROGRAM),
+    without_effect("preallocate-contents", &[], WRITING),
+    without_effect("print-missing", &[], PRINTING),
+    without_effect("print-repeated-builds", &[], BUILT_ONCE),
+    without_effect("pure-eval", &[], EVALUATOR),
+    without_effect("require-drop-supplementary-groups", &[], NO_NEW_RIGHTS),
+    without_effect("require-sigs", &[], DOWNLOADS),
+    without_effect("restrict-eval", &[], EVALUATOR),
+    without_effect("sandbox-fallback", &[], SANDBOX_ALWAYS),
+    without_effect("show-trace", &[], PRINTING),
+    without_effect("signed-binary-caches", &[], DOWNLOADS),
+    without_effect("ssh-auth-keys", &[], MACHINES),
+    without_effect("ssh-substituter-hosts", &[], DOWNLOADS),
+    without_effect("ssl-cert-file", &[], DOWNLOADS),
+    without_effect("stalled-download-timeout", &[], DOWNLOADS),
+    without_effect("substituters", &["binary-caches"], DOWNLOADS),
+    without_effect("sync-before-registering", &[], SYNCED),
+    without_effect("tarball-ttl", &[], EVALUATOR),
+    without_effect("trace-function-calls", &[], EVALUATOR),
+    without_effect("trace-import-from-derivation", &[], EVALUATOR),
+    without_effect("trace-verbose", &[], EVALUATOR),
+    without_effect("trust-tarballs-from-git-forges", &[], EVALUATOR),
+    without_effect(
+        "trusted-public-keys",
+        &["binary-cache-public-keys"],
+        DOWNLOADS,
+    ),
+    without_effect(
+        "trusted-substituters",
+        &["trusted-binary-caches"],
+        DOWNLOADS,
+    ),
+    without_effect("trusted-users", &[], CLIENTS),
+    without_effect("upgrade-nix-store-path-url", &[], NIX_PROGRAM),
+    without_effect("use-case-hack", &[], DARWIN),
+    without_effect("use-cgroups", &[], CONTROL_GROUPS),
+    without_effect("use-registries", &[], EVALUATOR),
+    without_effect("use-sqlite-wal", &[], WRITE_AHEAD),
+    without_effect("use-ssh-substituter", &[], DOWNLOADS),
+    without_effect("use-xdg-base-directories", &[], PRINTING),
+    without_effect("user-agent-suffix", &[], DOWNLOADS),
+    without_effect("verify-https-binary-caches", &[], DOWNLOADS),
+    without_effect("warn-dirty", &[], EVALUATOR),
+    without_effect("warn-large-path-threshold", &[], WRITING),
+    without_effect("warn-short-path-literals", &[], EVALUATOR),
+];

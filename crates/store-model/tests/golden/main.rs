@@ -1,0 +1,12 @@
+//! Everything that genuine Nix 2.8.0 wrote into the reference fixtures, read, computed anew and
+//! written again.
+
+#![expect(clippy::expect_used, reason = "a test may panic")]
+
+mod archives;
+mod derivations;
+mod equal_inputs;
+mod fixtures;
+mod floating;
+mod graphs;
+mod json;

@@ -1,0 +1,18 @@
+//! End-to-end tests: the real programs, in a fresh store each, beside genuine Nix.
+
+mod harness;
+mod structure;
+
+mod bad_input;
+mod builders;
+mod commands;
+mod cooperation;
+mod differential;
+mod events;
+mod full_disk;
+mod interruption;
+mod panics;
+
+mod guard;
+mod hostility;
+mod isolation;
