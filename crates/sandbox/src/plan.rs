@@ -227,6 +227,8 @@ pub(crate) enum Step {
 /// One thing that the builder's process does, in this order, before it is the builder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum InnerStep {
+    /// Makes sure that no capability is ever gained. Before the ids, which may take the right to.
+    LimitCapabilities,
     /// Takes the ids. Everything later happens as the builder's user.
     BecomeUser {
         /// The uid.
@@ -498,7 +500,7 @@ fn devices(view: &SandboxView) -> Vec<Step> {
 
 fn inner(spec: &SandboxSpec, nested_namespaces: NestedNamespaces) -> Vec<InnerStep> {
     let sandboxed = matches!(spec.isolation, Isolation::Sandbox(_));
-    let mut steps = Vec::new();
+    let mut steps = vec![InnerStep::LimitCapabilities];
     if sandboxed {
         steps.push(InnerStep::BecomeUser {
             uid: SANDBOX_UID,

@@ -213,9 +213,12 @@ fn receive_frame<T: DeserializeOwned>(
     }
     let descriptors = control
         .drain()
-        .filter_map(|message| match message {
-            RecvAncillaryMessage::ScmRights(rights) => Some(rights),
-            _ => None,
+        .filter_map(|message| {
+            if let RecvAncillaryMessage::ScmRights(rights) = message {
+                Some(rights)
+            } else {
+                None
+            }
         })
         .flatten()
         .collect();

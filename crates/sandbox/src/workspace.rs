@@ -381,17 +381,17 @@ impl Outer {
 
     /// Makes a directory in this one with exactly these permissions.
     fn make(&self, name: &str, mode: u32, owner: Option<Owner>) -> Result<OwnedFd, Error> {
-        let make = || {
+        let attempt = || {
             rustix::fs::mkdirat(&self.directory, name, Mode::RWXU)?;
-            let made = open_directory(&self.directory, name)?;
+            let directory = open_directory(&self.directory, name)?;
             if let Some(owner) = owner {
-                give_to(&made, owner)?;
+                give_to(&directory, owner)?;
             }
             // The umask does not count here, and the owner's change would clear bits.
-            rustix::fs::fchmod(&made, Mode::from_raw_mode(mode))?;
-            Ok(made)
+            rustix::fs::fchmod(&directory, Mode::from_raw_mode(mode))?;
+            Ok(directory)
         };
-        make().map_err(Error::file::<Errno>(
+        attempt().map_err(Error::file::<Errno>(
             "making the directory",
             self.path.join(name),
         ))

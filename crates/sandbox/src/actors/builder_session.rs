@@ -102,14 +102,14 @@ pub(crate) struct LauncherLost {
 
 impl BuilderSession {
     pub(crate) fn new(
-        request: StartBuild,
+        request: Arc<StartBuild>,
         host: Arc<Host>,
         confinement: Confinement,
         launcher: Arc<Launcher>,
         supervisor: WeakAddr<SandboxSupervisor>,
     ) -> Self {
         Self {
-            request: Arc::new(request),
+            request,
             host,
             confinement,
             launcher,

@@ -119,23 +119,17 @@ pub(crate) struct SessionCrashed {
 impl SandboxSupervisor {
     fn start_session(
         &mut self,
-        request: StartBuild,
+        request: &Arc<StartBuild>,
         ctx: &mut Context<Self>,
-    ) -> Result<(), (StartBuild, Error)> {
-        let confinement = match self
+    ) -> Result<(), Error> {
+        let confinement = self
             .host
-            .confinement(&request.derivation, &request.settings)
-        {
-            Ok(confinement) => confinement,
-            Err(error) => return Err((request, error)),
-        };
-        let (launcher_id, launcher) = match self.launcher(self.host.profile(confinement), ctx) {
-            Ok(launcher) => launcher,
-            Err(error) => return Err((request, error)),
-        };
+            .confinement(&request.derivation, &request.settings)?;
+        let (launcher_id, launcher) = self.launcher(self.host.profile(confinement), ctx)?;
         let build_id = request.build_id;
         let supervisor = ctx.address().downgrade();
         let host = Arc::clone(&self.host);
+        let request = Arc::clone(request);
         let session = BuilderSession::new(request, host, confinement, launcher, supervisor);
         let address = session.start();
         self.sessions.insert(
@@ -232,7 +226,8 @@ impl Handler<StartBuild> for SandboxSupervisor {
         if !self.stopping.is_empty() {
             return report_failure(&request, "the sandbox is being shut down".to_owned());
         }
-        if let Err((request, error)) = self.start_session(request, ctx) {
+        let request = Arc::new(request);
+        if let Err(error) = self.start_session(&request, ctx) {
             report_failure(&request, chain(&error));
         }
     }

@@ -86,7 +86,7 @@ impl LogFile {
                 // Of an earlier run.
                 remove_if_present(&compressed_path)
             }
-            Keeping::Compressed => compress(self.file.take(), &self.path, &compressed_path),
+            Keeping::Compressed => compress(self.file.as_ref(), &self.path, &compressed_path),
         }
     }
 }
@@ -106,17 +106,17 @@ fn create(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-fn compress(plain: Option<File>, path: &Path, compressed_path: &Path) -> io::Result<()> {
+fn compress(plain: Option<&File>, path: &Path, compressed_path: &Path) -> io::Result<()> {
     let temporary = with_suffix(path, ".bz2.tmp");
     let mut encoder = BzEncoder::new(create(&temporary)?, Compression::best());
-    if let Some(mut plain) = plain.as_ref() {
+    if let Some(mut plain) = plain {
         plain.rewind()?;
         io::copy(&mut plain, &mut encoder)?;
     }
     encoder.finish()?;
     fs::rename(&temporary, compressed_path)?;
     // Not if it belongs to a later run by now; but a plain log that no run writes is an old one.
-    let is_ours = match (&plain, fs::metadata(path)) {
+    let is_ours = match (plain, fs::metadata(path)) {
         (Some(plain), Ok(found)) => plain.metadata()?.ino() == found.ino(),
         _ => false,
     };

@@ -1,42 +1,49 @@
 //! Giving rights up.
 
-use caps::CapSet;
+use std::io;
+
+use caps::{CapSet, Capability};
 use rustix::process::DumpableBehavior;
 use rustix::thread::CapabilitiesSecureBits;
 
 use super::failure::{Context, Failure};
 
-/// Empties every capability set for good. The order matters: emptying the bounding set and locking
-/// the secure bits need a capability, so permitted and effective go last.
+/// Makes sure that no capability can be gained any more, by whatever is executed or become. Those
+/// that are in force stay: changing the user needs some.
+pub(crate) fn limit() -> Result<(), Failure> {
+    clear(CapSet::Ambient)?;
+    let may_limit = caps::has_cap(None, CapSet::Effective, Capability::CAP_SETPCAP)
+        .map_err(io::Error::other)
+        .context(|| "reading the capabilities")?;
+    if !may_limit {
+        // Nobody special: no-new-privileges alone must do.
+        return Ok(());
+    }
+    clear(CapSet::Bounding)?;
+    // A set-user-id root program, or becoming uid 0, gives nothing any more.
+    rustix::thread::set_capabilities_secure_bits(
+        CapabilitiesSecureBits::NO_ROOT
+            | CapabilitiesSecureBits::NO_ROOT_LOCKED
+            | CapabilitiesSecureBits::NO_SETUID_FIXUP
+            | CapabilitiesSecureBits::NO_SETUID_FIXUP_LOCKED
+            | CapabilitiesSecureBits::KEEP_CAPS_LOCKED
+            | CapabilitiesSecureBits::NO_CAP_AMBIENT_RAISE
+            | CapabilitiesSecureBits::NO_CAP_AMBIENT_RAISE_LOCKED,
+    )
+    .context(|| "locking the secure bits")
+}
+
+/// Gives up every capability in force.
 pub(crate) fn drop_all() -> Result<(), Failure> {
-    caps::clear(None, CapSet::Ambient)
-        .map_err(std::io::Error::other)
-        .context(|| "clearing the ambient capabilities")?;
-    if caps::has_cap(None, CapSet::Effective, caps::Capability::CAP_SETPCAP)
-        .map_err(std::io::Error::other)
-        .context(|| "reading the capabilities")?
-    {
-        caps::clear(None, CapSet::Bounding)
-            .map_err(std::io::Error::other)
-            .context(|| "clearing the capability bounding set")?;
-        // A set-user-id root program, or becoming uid 0, gives nothing any more.
-        rustix::thread::set_capabilities_secure_bits(
-            CapabilitiesSecureBits::NO_ROOT
-                | CapabilitiesSecureBits::NO_ROOT_LOCKED
-                | CapabilitiesSecureBits::NO_SETUID_FIXUP
-                | CapabilitiesSecureBits::NO_SETUID_FIXUP_LOCKED
-                | CapabilitiesSecureBits::KEEP_CAPS_LOCKED
-                | CapabilitiesSecureBits::NO_CAP_AMBIENT_RAISE
-                | CapabilitiesSecureBits::NO_CAP_AMBIENT_RAISE_LOCKED,
-        )
-        .context(|| "locking the secure bits")?;
-    }
-    for set in [CapSet::Inheritable, CapSet::Effective, CapSet::Permitted] {
-        caps::clear(None, set)
-            .map_err(std::io::Error::other)
-            .context(|| "clearing the capabilities")?;
-    }
-    Ok(())
+    [CapSet::Inheritable, CapSet::Effective, CapSet::Permitted]
+        .into_iter()
+        .try_for_each(clear)
+}
+
+fn clear(set: CapSet) -> Result<(), Failure> {
+    caps::clear(None, set)
+        .map_err(io::Error::other)
+        .context(|| format!("clearing the capability set {set:?}"))
 }
 
 /// Whether processes of the same user may read this one's memory or attach to it.

@@ -17,11 +17,12 @@ pub(crate) fn map_ids(pid: i32, mapping: &IdMapping) -> Result<(), Failure> {
     )
 }
 
-/// Writes one line into each map of the user namespace of the process that `proc_dir` shows.
+/// Writes one line into each map of the user namespace of the process that `proc_dir` shows; pairs
+/// are an id inside and the same one outside.
 pub(crate) fn write_maps(
     proc_dir: &Path,
-    (inside_uid, outside_uid): (u32, u32),
-    (inside_gid, outside_gid): (u32, u32),
+    users: (u32, u32),
+    groups: (u32, u32),
 ) -> Result<(), Failure> {
     // Before the group map: without it a process could drop a group that a file's mode excludes.
     let write = |name: &str, content: String| {
@@ -29,8 +30,8 @@ pub(crate) fn write_maps(
         fs::write(&path, content).context(|| format!("writing '{}'", path.display()))
     };
     write("setgroups", "deny".to_owned())?;
-    write("uid_map", format!("{inside_uid} {outside_uid} 1"))?;
-    write("gid_map", format!("{inside_gid} {outside_gid} 1"))
+    write("uid_map", format!("{} {} 1", users.0, users.1))?;
+    write("gid_map", format!("{} {} 1", groups.0, groups.1))
 }
 
 /// Becomes another user with one group and no way back.

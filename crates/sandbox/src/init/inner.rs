@@ -78,6 +78,7 @@ fn perform(
     filters: &Filters,
 ) -> Result<(), Failure> {
     match step {
+        InnerStep::LimitCapabilities => capabilities::limit(),
         InnerStep::BecomeUser { uid, gid } => identity::become_user(*uid, *gid),
         InnerStep::DieWithParent => {
             rustix::process::set_parent_process_death_signal(Some(Signal::KILL))

@@ -266,7 +266,7 @@ impl Launcher {
         match sys::clone_process(flags).context(|| namespaces_refused(flags))? {
             sys::Cloned::Child => {
                 drop(ours);
-                outer::run(launch, log, theirs, &self.shared)
+                outer::run(launch, log, &theirs, &self.shared)
             }
             sys::Cloned::Parent(pid) => {
                 let running = Running {

@@ -223,7 +223,7 @@ impl NewRoot {
     fn open_stores(&self, source: &Path, target: &Path) -> Result<(OwnedFd, OwnedFd), Failure> {
         let store = open_directory(rustix::fs::CWD, source)
             .context(|| format!("opening '{}'", source.display()))?;
-        let inside = open_directory(rustix::fs::CWD, &self.host_path(target))
+        let inside = open_directory(rustix::fs::CWD, self.host_path(target))
             .context(|| format!("opening '{}' in the sandbox", target.display()))?;
         Ok((store, inside))
     }
@@ -363,18 +363,17 @@ fn make_mount_points<'a>(
         let operation = || format!("making the mount point of the input '{name}'");
         let name = name.as_str();
         let stat = rustix::fs::statat(store, name, AtFlags::SYMLINK_NOFOLLOW).context(operation)?;
-        match FileType::from_raw_mode(stat.st_mode) {
-            FileType::Symlink => {
-                let points_at =
-                    rustix::fs::readlinkat(store, name, Vec::new()).context(operation)?;
-                rustix::fs::symlinkat(points_at, directory, name).context(operation)?;
-                continue;
-            }
-            FileType::Directory => {
-                rustix::fs::mkdirat(directory, name, Mode::from_raw_mode(0o555))
-                    .context(operation)?;
-            }
-            _ => drop(create_file(directory, OsStr::new(name)).context(operation)?),
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        if kind == FileType::Symlink {
+            let points_at = rustix::fs::readlinkat(store, name, Vec::new()).context(operation)?;
+            rustix::fs::symlinkat(points_at, directory, name).context(operation)?;
+            continue;
+        }
+        if kind == FileType::Directory {
+            let mode = Mode::from_raw_mode(0o555);
+            rustix::fs::mkdirat(directory, name, mode).context(operation)?;
+        } else {
+            drop(create_file(directory, OsStr::new(name)).context(operation)?);
         }
         mountable.push(name);
     }

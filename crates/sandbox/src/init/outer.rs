@@ -36,15 +36,15 @@ pub(super) struct Shared {
 }
 
 /// Lives as the build's first process and ends with it.
-pub(super) fn run(launch: &Launch, log: OwnedFd, news: OwnedFd, shared: &Shared) -> ! {
-    let ending = supervise(launch, log, &news, shared).unwrap_or_else(|failure| {
+pub(super) fn run(launch: &Launch, log: OwnedFd, news: &OwnedFd, shared: &Shared) -> ! {
+    let ending = supervise(launch, log, news, shared).unwrap_or_else(|failure| {
         let mut message = failure.to_string();
         let cut = message.floor_char_boundary(MAX_MESSAGE_LEN);
         message.truncate(cut);
         Ending::SetupFailed { message }
     });
     // Nobody is left to hear of a failure to tell; the launcher then says what it saw.
-    drop(tell(&news, &News::Ended(ending)));
+    drop(tell(news, &News::Ended(ending)));
     sys::exit_now(0)
 }
 
@@ -64,15 +64,25 @@ fn supervise(
     perform(plan)?;
     let builder = start_builder(launch, &log, news, &shared.filters)?;
     drop(log);
-    // From here on nothing is set up any more. The rights would only be worth stealing.
-    capabilities::drop_all()?;
+    // From here on nothing is set up any more. The rights would only be worth stealing; but where
+    // there is no pid namespace, killing another user's processes takes some.
+    if !matches!(plan.descendants, Descendants::OfUser(_)) {
+        capabilities::limit()?;
+        capabilities::drop_all()?;
+    }
     capabilities::forbid_new_privileges()?;
     capabilities::set_memory(Memory::Hidden)?;
     die_with_launcher(&shared.launcher_life)?;
     open_gate(builder.gate)?;
     let ending = reap_until(builder.pid).context(|| "waiting for the builder")?;
-    if plan.descendants != Descendants::InPidNamespace {
-        processes::kill_adopted().context(|| "killing what the builder left")?;
+    let operation = || "killing what the builder left";
+    match plan.descendants {
+        Descendants::InPidNamespace => {}
+        Descendants::Adopted => processes::kill_adopted().context(operation)?,
+        Descendants::OfUser(uid) => {
+            processes::kill_user(uid).context(operation)?;
+            processes::kill_adopted().context(operation)?;
+        }
     }
     Ok(ending)
 }

@@ -5,7 +5,7 @@ use std::io;
 
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
-use nix::sys::wait::WaitPidFlag;
+use nix::sys::wait::{WaitPidFlag, WaitStatus};
 use nix::unistd::Pid;
 
 use super::{identity, sys};
@@ -42,12 +42,10 @@ pub(crate) fn kill_user(uid: u32) -> io::Result<()> {
                     status => break status?,
                 }
             };
-            match status {
-                // Linux counts the caller out of "everybody"; other systems kill it too.
-                nix::sys::wait::WaitStatus::Exited(_, 0)
-                | nix::sys::wait::WaitStatus::Signaled(..) => Ok(()),
-                _ => Err(io::Error::other("some of them could not be killed")),
-            }
+            // Linux counts the caller out of "everybody"; other systems kill it too.
+            let done = matches!(status, WaitStatus::Exited(_, 0) | WaitStatus::Signaled(..));
+            done.then_some(())
+                .ok_or_else(|| io::Error::other("some of them could not be killed"))
         }
     }
 }

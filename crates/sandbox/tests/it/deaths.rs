@@ -9,7 +9,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use sandbox::{BuildVerdict, StopSandbox};
 
-use crate::lab::{Lab, Profile, in_both_profiles, is_sleeping, run_as, writeln_stderr};
+use crate::lab::{
+    Lab, Profile, in_both_profiles, is_sleeping, profile, run_as, seconds, writeln_stderr,
+};
 
 /// Tells this program that it is the victim of `killed_supervisor`.
 const VICTIM: &str = "GOAL_TEST_VICTIM";
@@ -24,7 +26,7 @@ in_both_profiles! {
 
 async fn killed_launcher(lab: Lab) {
     let supervisor = lab.start();
-    let long = lab.seconds(7);
+    let long = seconds(7);
     let script = format!("echo here; sleep {long}");
     let mut building = lab.build(&supervisor, 1, lab.script(&script));
     let started = building.started().await;
@@ -47,7 +49,7 @@ async fn killed_launcher(lab: Lab) {
 async fn killed_supervisor(lab: Lab) {
     if std::env::var_os(VICTIM).is_some() {
         let supervisor = lab.start();
-        let long = lab.seconds(8);
+        let long = seconds(8);
         let script = format!("echo here; sleep {long}");
         let mut building = lab.build(&supervisor, 1, lab.script(&script));
         let started = building.started().await;
@@ -56,7 +58,7 @@ async fn killed_supervisor(lab: Lab) {
         writeln_stderr(&format!("{VICTIM} {} {long} {root}", started.pid));
         std::future::pending::<()>().await;
     }
-    let test = match lab.profile() {
+    let test = match profile() {
         Profile::Root => "as_root",
         Profile::Unprivileged => "unprivileged",
     };
@@ -116,7 +118,7 @@ async fn killed_supervisor(lab: Lab) {
 
 async fn killed_reaper(lab: Lab) {
     let supervisor = lab.start();
-    let long = lab.seconds(9);
+    let long = seconds(9);
     let script = format!("echo here; sleep {long}");
     let mut building = lab.build(&supervisor, 1, lab.script(&script));
     let started = building.started().await;

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use sandbox::{BuildVerdict, CancelBuild, StopSandbox};
 
-use crate::lab::{Built, Lab, in_both_profiles, is_sleeping};
+use crate::lab::{Built, Lab, in_both_profiles, is_sleeping, seconds};
 
 /// Enough for a busy machine, and far less than what the builders here would take.
 const SOON: Duration = Duration::from_secs(10);
@@ -46,7 +46,7 @@ async fn background(lab: Lab) {
 }
 
 async fn daemon(lab: Lab) {
-    let long = lab.seconds(1);
+    let long = seconds(1);
     let script = format!(
         "(setsid sh -c '(trap \"\" HUP TERM; sleep {long} < /dev/null > /dev/null 2>&1 &)' &); \
          sleep 0.3; ps -o args | grep -c '^sleep {long}$'"
@@ -203,7 +203,7 @@ async fn many(lab: Lab) {
 
 async fn stop(lab: Lab) {
     let supervisor = lab.start();
-    let long = lab.seconds(2);
+    let long = seconds(2);
     let script = format!("echo here; sleep {long}");
     let mut building = lab.build(&supervisor, 1, lab.script(&script));
     building.wait_for("here").await;

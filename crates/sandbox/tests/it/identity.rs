@@ -1,6 +1,6 @@
 //! Who a builder is, inside and outside.
 
-use crate::lab::{Lab, Profile, as_root, in_both_profiles};
+use crate::lab::{Lab, Profile, as_root, in_both_profiles, profile};
 
 in_both_profiles! {
     a_builder_has_no_rights_at_all => super::has_no_rights;
@@ -44,7 +44,7 @@ async fn is_nixbld(lab: Lab) {
         built.log,
         "nixbld\n\
          nixbld\n\
-         uid=1000(nixbld) gid=100(nixbld) groups=100(nixbld)\n\
+         uid=1000(nixbld) gid=100(nixbld)\n\
          root:x:0:0:Nix build user:/build:/noshell\n\
          nixbld:x:1000:100:Nix build user:/build:/noshell\n\
          nobody:x:65534:65534:Nobody:/:/noshell\n\
@@ -119,7 +119,7 @@ async fn users_differ(lab: Lab) {
     let supervisor = lab.start();
     let mut derivation = lab.script("echo here; read forever < /dev/zero; sleep 60");
     let mut first = lab.build(&supervisor, 1, derivation.clone());
-    derivation.name = "other".to_owned();
+    "other".clone_into(&mut derivation.name);
     let mut second = lab.build(&supervisor, 2, derivation);
     let first = first.started().await;
     let second = second.started().await;
@@ -151,6 +151,6 @@ async fn is_not_root(lab: Lab) {
         status.contains(&format!("Gid:\t{uid}\t{uid}\t{uid}\t{uid}\n")),
         "{status}"
     );
-    assert_eq!(lab.profile(), Profile::Root);
+    assert_eq!(profile(), Profile::Root);
     supervisor.send(sandbox::StopSandbox).await.unwrap();
 }

@@ -23,7 +23,7 @@ use tokio::sync::mpsc;
 const HASH_PART: &str = "0123456789abcdfghijklmnpqrsvwxyz";
 
 /// Longer than any build here takes, so that a hang fails instead of hanging.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Who a test runs as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -165,25 +165,6 @@ impl Lab {
 
     pub(crate) fn root(&self) -> &Path {
         self.root.path()
-    }
-
-    /// Returns as whom this runs.
-    pub(crate) fn profile(&self) -> Profile {
-        if nix::unistd::geteuid().is_root() {
-            Profile::Root
-        } else {
-            Profile::Unprivileged
-        }
-    }
-
-    /// Returns a number of seconds that only one test sleeps for, so that it finds its own.
-    pub(crate) fn seconds(&self, idx: u32) -> u32 {
-        1_000_000 + 100 * std::process::id() + idx
-    }
-
-    /// Returns the launcher that builds here use.
-    pub(crate) fn launcher_program(&self) -> PathBuf {
-        PathBuf::from(env!("CARGO_BIN_EXE_sandbox-init"))
     }
 
     fn add_busybox(&mut self) {
@@ -330,7 +311,9 @@ impl Building {
     pub(crate) async fn started(&mut self) -> BuilderStarted {
         match self.next().await {
             BuildEvent::Started(started) => started,
-            event => panic!("{event:?} before the builder runs"),
+            event @ (BuildEvent::Logged(_) | BuildEvent::Exited(_)) => {
+                panic!("{event:?} before the builder runs")
+            }
         }
     }
 
@@ -417,6 +400,20 @@ fn contains(haystack: &[u8], needle: &str) -> bool {
     haystack
         .windows(needle.len())
         .any(|window| window == needle.as_bytes())
+}
+
+/// Returns as whom this runs.
+pub(crate) fn profile() -> Profile {
+    if nix::unistd::geteuid().is_root() {
+        Profile::Root
+    } else {
+        Profile::Unprivileged
+    }
+}
+
+/// Returns a number of seconds that only one test sleeps for, so that it finds its own.
+pub(crate) fn seconds(idx: u32) -> u32 {
+    1_000_000 + 100 * std::process::id() + idx
 }
 
 /// Returns whether this machine runs a `sleep` of this many seconds.

@@ -7,7 +7,7 @@ use sandbox::{BuildVerdict, StopSandbox};
 use store_model::StoreDir;
 use store_model::settings::SandboxMode;
 
-use crate::lab::{Lab, Profile, in_both_profiles, is_sleeping};
+use crate::lab::{Lab, Profile, in_both_profiles, is_sleeping, profile, seconds};
 
 in_both_profiles! {
     a_relocated_store_forces_the_sandbox => super::relocated;
@@ -53,7 +53,7 @@ async fn sees_host(lab: Lab) {
     assert_eq!(lines[1], lines[2]);
     assert!(lines[1].contains("/nix/var/nix/builds/nix-build-test.drv-0/build"));
     assert_eq!(lines[3], scratch.builder_uid.to_string());
-    assert!(built.log.contains("CapBnd:\t0000000000000000\n") || lab.profile() != Profile::Root);
+    assert!(built.log.contains("CapBnd:\t0000000000000000\n") || profile() != Profile::Root);
     assert!(built.log.contains("CapEff:\t0000000000000000\n"));
     assert!(built.log.contains("NoNewPrivs:\t1\n"));
     assert!(built.log.ends_with("\n5\n"), "{}", built.log);
@@ -62,7 +62,7 @@ async fn sees_host(lab: Lab) {
         .layout
         .real_store_dir
         .join(built.output().file_name().unwrap());
-    if lab.profile() == Profile::Root {
+    if profile() == Profile::Root {
         assert!(!real.exists(), "nothing reaches the store unregistered");
         assert_ne!(scratch.builder_uid, 0);
     } else {
@@ -75,7 +75,7 @@ async fn sees_host(lab: Lab) {
 async fn left_running(lab: Lab) {
     let mut lab = lab;
     unrelocated(&mut lab);
-    let (hidden, plain) = (lab.seconds(3), lab.seconds(4));
+    let (hidden, plain) = (seconds(3), seconds(4));
     let script = format!(
         "(setsid sh -c '(trap \"\" HUP TERM; sleep {hidden} > /dev/null 2>&1 &)' &); \
          sleep {plain} & sleep 0.3; exit 7"
@@ -89,7 +89,7 @@ async fn cancelled(lab: Lab) {
     let mut lab = lab;
     unrelocated(&mut lab);
     lab.settings.timeout = Some(std::time::Duration::from_secs(1));
-    let (child, own) = (lab.seconds(5), lab.seconds(6));
+    let (child, own) = (seconds(5), seconds(6));
     let script = format!("trap '' TERM; setsid sleep {child} & sleep {own}");
     let built = lab.run(&script).await;
     assert!(matches!(
