@@ -144,6 +144,13 @@ pub(crate) enum Step {
         /// If it is a link.
         link: Link,
     },
+    /// Shows one of the build's own directories, in which further mount points may be made.
+    BindOwn {
+        /// On the host.
+        source: PathBuf,
+        /// In the sandbox.
+        target: PathBuf,
+    },
     /// Lays a tmpfs with the mount points of all inputs under the builder's store, so that the disk
     /// holds none of them.
     OverlayInputs {
@@ -248,12 +255,16 @@ pub(crate) enum InnerStep {
     },
     /// Umask 022 and default signals.
     ResetProcess,
+    /// Looks where the builder's path leads, as its user and with a call that the filter forbids.
+    FindBuilder,
     /// Gives up every capability for good.
     DropCapabilities,
     /// No file that is executed from now on adds privileges.
     ForbidNewPrivileges,
     /// Best effort: no abstract sockets and no signals to processes outside.
     ScopeSockets,
+    /// Loads the filter of system calls. Last, for it forbids some of the above.
+    FilterSystemCalls(NestedNamespaces),
 }
 
 /// Closures of up to this many inputs get their mount points on the store's disk: a directory made
@@ -289,14 +300,14 @@ pub(crate) fn plan(spec: &SandboxSpec) -> Plan {
                 Step::VolunteerForOom,
             ],
             mapping: None,
-            inner: inner(spec),
+            inner: inner(spec, NestedNamespaces::Allowed),
             descendants: Descendants::OfUser(spec.identity.uid),
         },
         Isolation::Bare => Plan {
             namespaces: Vec::new(),
             outer: vec![Step::VolunteerForOom],
             mapping: None,
-            inner: inner(spec),
+            inner: inner(spec, NestedNamespaces::Allowed),
             descendants: Descendants::Adopted,
         },
     }
@@ -323,7 +334,7 @@ fn sandboxed(spec: &SandboxSpec, view: &SandboxView) -> Plan {
             inside_gid: SANDBOX_GID,
             outside_gid: gid,
         }),
-        inner: inner(spec),
+        inner: inner(spec, view.nested_namespaces),
         descendants: Descendants::InPidNamespace,
     }
 }
@@ -336,13 +347,10 @@ fn outer(spec: &SandboxSpec, view: &SandboxView) -> Vec<Step> {
             over: view.root_mount_point.clone(),
         },
     ];
+    // Before the store, which may lie in there.
+    steps.push(bind_own(&view.tmp_dir, "/tmp"));
+    steps.push(bind_own(&spec.build_dir, &spec.build_dir_inside));
     steps.extend(store(view));
-    steps.push(bind(&view.tmp_dir, "/tmp", Access::Writable));
-    steps.push(bind(
-        &spec.build_dir,
-        &spec.build_dir_inside,
-        Access::Writable,
-    ));
     steps.extend(etc(view.network, &spec.build_dir_inside));
     steps.push(directory("/proc", 0o555));
     steps.push(Step::MountProc);
@@ -387,7 +395,7 @@ fn store(view: &SandboxView) -> Vec<Step> {
             },
         ],
         _ => vec![
-            bind(&view.scratch_store, &view.store_dir, Access::Writable),
+            bind_own(&view.scratch_store, &view.store_dir),
             Step::BindInputs {
                 source: view.real_store_dir.clone(),
                 target: view.store_dir.clone(),
@@ -463,7 +471,13 @@ fn devices(view: &SandboxView) -> Vec<Step> {
             .chain(kvm)
             .map(|name| {
                 let path = Path::new("/dev").join(name);
-                bind(&path, &path, Access::Device)
+                Step::Bind {
+                    source: path.clone(),
+                    target: path,
+                    access: Access::Device,
+                    absence: Absence::Refused,
+                    link: Link::Followed,
+                }
             }),
     );
     steps.extend([
@@ -482,7 +496,7 @@ fn devices(view: &SandboxView) -> Vec<Step> {
     steps
 }
 
-fn inner(spec: &SandboxSpec) -> Vec<InnerStep> {
+fn inner(spec: &SandboxSpec, nested_namespaces: NestedNamespaces) -> Vec<InnerStep> {
     let sandboxed = matches!(spec.isolation, Isolation::Sandbox(_));
     let mut steps = Vec::new();
     if sandboxed {
@@ -513,9 +527,11 @@ fn inner(spec: &SandboxSpec) -> Vec<InnerStep> {
             thirty_two_bit: spec.thirty_two_bit,
         },
         InnerStep::ResetProcess,
+        InnerStep::FindBuilder,
         InnerStep::DropCapabilities,
         InnerStep::ForbidNewPrivileges,
         InnerStep::ScopeSockets,
+        InnerStep::FilterSystemCalls(nested_namespaces),
     ]);
     steps
 }
@@ -538,13 +554,10 @@ fn host_path(path: &SandboxPath) -> Step {
     }
 }
 
-fn bind(source: &Path, target: impl Into<PathBuf>, access: Access) -> Step {
-    Step::Bind {
+fn bind_own(source: &Path, target: impl Into<PathBuf>) -> Step {
+    Step::BindOwn {
         source: source.into(),
         target: target.into(),
-        access,
-        absence: Absence::Refused,
-        link: Link::Followed,
     }
 }
 

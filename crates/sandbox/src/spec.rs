@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
 use store_model::settings::SandboxPath;
 
 /// The uid that every builder has inside its sandbox.
@@ -116,7 +117,7 @@ pub(crate) enum Network {
 }
 
 /// Whether a builder may make user namespaces.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum NestedNamespaces {
     /// It may, and so `/proc` must be bare: the kernel lets nobody mount a second `/proc` while
     /// parts of the first are covered. File permissions alone guard it.

@@ -15,8 +15,10 @@ use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::process::Signal;
 
 use super::failure::{Context, Failure, Reason};
+use super::seccomp::Filters;
 use super::{capabilities, identity, outer, sys};
 use crate::plan::InnerStep;
+use crate::spec::NestedNamespaces;
 use crate::wire::{Ending, Launch, News, Program};
 
 /// What a builder that cannot be executed exits with, as with Nix.
@@ -26,21 +28,33 @@ const NOT_EXECUTED: i32 = 1;
 const PER_LINUX32: u64 = 8;
 
 /// Becomes the builder.
-pub(super) fn run(launch: &Launch, log: &OwnedFd, gate: OwnedFd, news: &OwnedFd) -> ! {
+pub(super) fn run(
+    launch: &Launch,
+    log: &OwnedFd,
+    gate: OwnedFd,
+    news: &OwnedFd,
+    filters: &Filters,
+) -> ! {
     // The gate opens when the id maps are written; if process 1 dies first it never does.
     let mut gate = File::from(gate);
     if gate.read_exact(&mut [0]).is_err() {
         sys::exit_now(NOT_EXECUTED);
     }
-    let prepared = launch
-        .plan
-        .inner
-        .iter()
-        .try_for_each(|step| perform(step, log, news));
+    let mut found = Ok(());
+    let prepared = launch.plan.inner.iter().try_for_each(|step| {
+        if *step == InnerStep::FindBuilder {
+            found = find_builder(&launch.program);
+            return Ok(());
+        }
+        perform(step, log, news, filters)
+    });
     match prepared {
         Ok(()) => {
             drop(outer::tell(news, &News::Started { pid: 0 }));
-            let error = execute(&launch.program);
+            let error = match found {
+                Ok(()) => execute(&launch.program),
+                Err(error) => error,
+            };
             // The builder's own failure, hence in its log.
             let path = OsStr::from_bytes(launch.program.path.as_bytes());
             let complaint = format!("executing '{}': {}\n", path.display(), Reason(&error));
@@ -57,7 +71,12 @@ pub(super) fn run(launch: &Launch, log: &OwnedFd, gate: OwnedFd, news: &OwnedFd)
     sys::exit_now(NOT_EXECUTED)
 }
 
-fn perform(step: &InnerStep, log: &OwnedFd, news: &OwnedFd) -> Result<(), Failure> {
+fn perform(
+    step: &InnerStep,
+    log: &OwnedFd,
+    news: &OwnedFd,
+    filters: &Filters,
+) -> Result<(), Failure> {
     match step {
         InnerStep::BecomeUser { uid, gid } => identity::become_user(*uid, *gid),
         InnerStep::DieWithParent => {
@@ -90,12 +109,21 @@ fn perform(step: &InnerStep, log: &OwnedFd, news: &OwnedFd) -> Result<(), Failur
                 .thread_set_mask()
                 .context(|| "unblocking signals")
         }
+        // Not a failure to prepare but the builder's own, so it is dealt with above.
+        InnerStep::FindBuilder => Ok(()),
         InnerStep::DropCapabilities => capabilities::drop_all(),
         InnerStep::ForbidNewPrivileges => capabilities::forbid_new_privileges(),
         InnerStep::ScopeSockets => {
             // Best effort: kernels before 6.12 cannot.
             drop(sys::scope_with_landlock());
             Ok(())
+        }
+        InnerStep::FilterSystemCalls(nested_namespaces) => {
+            let filter = match nested_namespaces {
+                NestedNamespaces::Allowed => &filters.nested_allowed,
+                NestedNamespaces::Denied => &filters.nested_denied,
+            };
+            sys::load_filter(filter).context(|| "loading the filter of system calls")
         }
     }
 }
@@ -126,9 +154,6 @@ fn imitate(linux_26: bool, thirty_two_bit: bool) -> io::Result<()> {
 
 /// Executes the builder; returns why that did not work.
 fn execute(program: &Program) -> io::Error {
-    if let Err(error) = check_path(program) {
-        return error;
-    }
     match nix::unistd::execve(&program.path, &program.args, &program.env) {
         Ok(never) => match never {},
         Err(errno) => errno.into(),
@@ -137,7 +162,7 @@ fn execute(program: &Program) -> io::Error {
 
 /// Refuses a builder that is not a file of the sandbox's own: `/proc/self/exe` would be this
 /// program, and `/dev/fd/3` whatever was left open (CVE-2019-5736).
-fn check_path(program: &Program) -> io::Result<()> {
+fn find_builder(program: &Program) -> io::Result<()> {
     if !program.path.to_bytes().starts_with(b"/") {
         return Err(io::Error::other("the builder's path is not absolute"));
     }

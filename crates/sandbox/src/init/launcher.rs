@@ -21,6 +21,7 @@ use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::process::DumpableBehavior;
 
 use super::failure::{Context, Failure};
+use super::seccomp::Filters;
 use super::{identity, mounts, outer, processes, sys};
 use crate::plan::{Descendants, Namespace};
 use crate::wire::{self, Ending, Launch, News, Report, Request};
@@ -62,8 +63,7 @@ struct Running {
 struct Launcher {
     supervisor: UnixStream,
     signals: SignalFd,
-    /// Readable when this process is gone; the builds' first processes look at it.
-    own_life: OwnedFd,
+    shared: outer::Shared,
     /// Why no build can be set up at all.
     unusable: Option<String>,
     running: BTreeMap<i32, Running>,
@@ -86,10 +86,13 @@ pub(super) fn run(args: impl Iterator<Item = OsString>) -> io::Result<()> {
     let mut launcher = Launcher {
         supervisor,
         signals: SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?,
-        own_life: rustix::process::pidfd_open(
-            rustix::process::getpid(),
-            rustix::process::PidfdFlags::empty(),
-        )?,
+        shared: outer::Shared {
+            launcher_life: rustix::process::pidfd_open(
+                rustix::process::getpid(),
+                rustix::process::PidfdFlags::empty(),
+            )?,
+            filters: Filters::compile(),
+        },
         unusable: prepare(profile).err().map(|failure| failure.to_string()),
         running: BTreeMap::new(),
     };
@@ -263,7 +266,7 @@ impl Launcher {
         match sys::clone_process(flags).context(|| namespaces_refused(flags))? {
             sys::Cloned::Child => {
                 drop(ours);
-                outer::run(launch, log, theirs, &self.own_life)
+                outer::run(launch, log, theirs, &self.shared)
             }
             sys::Cloned::Parent(pid) => {
                 let running = Running {

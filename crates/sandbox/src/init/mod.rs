@@ -24,6 +24,7 @@ mod mounts;
 mod network;
 mod outer;
 mod processes;
+mod seccomp;
 pub(crate) mod sys;
 
 use std::process::ExitCode;

@@ -26,7 +26,8 @@ const EMPTY: &CStr = c"";
 pub(crate) struct NewRoot {
     directory: OwnedFd,
     path: PathBuf,
-    device: u64,
+    /// The mounts in which mount points may be made: this one, and the build's own directories.
+    own_mounts: Vec<u64>,
 }
 
 /// Makes sure that nothing mounted here is seen on the host, and the other way round.
@@ -61,11 +62,11 @@ impl NewRoot {
         )
         .context(operation)?;
         let directory = open_directory(rustix::fs::CWD, over).context(operation)?;
-        let device = rustix::fs::fstat(&directory).context(operation)?.st_dev;
+        let own_mounts = vec![mount_id(&directory).context(operation)?];
         Ok(Self {
             directory,
             path: over.to_owned(),
-            device,
+            own_mounts,
         })
     }
 
@@ -135,6 +136,18 @@ impl NewRoot {
         restrict(tree.as_fd(), access).context(operation)?;
         let mount_point = self.mount_point(target, kind).context(operation)?;
         attach(tree.as_fd(), mount_point.as_fd()).context(operation)
+    }
+
+    /// Shows one of the build's own directories.
+    pub(crate) fn bind_own(&mut self, source: &Path, target: &Path) -> Result<(), Failure> {
+        let (absence, link) = (Absence::Refused, Link::Followed);
+        self.bind(source, target, Access::Writable, absence, link)?;
+        let operation = || format!("opening '{}' in the sandbox", target.display());
+        let place = self.host_path(target);
+        let directory = open_directory(rustix::fs::CWD, &place).context(operation)?;
+        self.own_mounts
+            .push(mount_id(&directory).context(operation)?);
+        Ok(())
     }
 
     /// Shows store objects in the directory at `target`, which is on the store's disk.
@@ -267,9 +280,9 @@ impl NewRoot {
         }
     }
 
-    /// Refuses to make anything outside the tmpfs: it would appear on the host.
+    /// Refuses to make anything in a directory of the host, where it would stay.
     fn check_own(&self, directory: &OwnedFd) -> io::Result<()> {
-        if rustix::fs::fstat(directory)?.st_dev == self.device {
+        if self.own_mounts.contains(&mount_id(directory)?) {
             return Ok(());
         }
         Err(io::Error::other(
@@ -408,6 +421,13 @@ fn mount_overlay(lower: &Path, place: &Path, upper: &Path, work: &Path) -> io::R
         place,
         MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
     )?)
+}
+
+/// Tells mounts apart, which device numbers do not: all binds of one disk share them.
+fn mount_id(directory: &OwnedFd) -> io::Result<u64> {
+    let flags = AtFlags::EMPTY_PATH;
+    let stat = rustix::fs::statx(directory, "", flags, rustix::fs::StatxFlags::MNT_ID)?;
+    Ok(stat.stx_mnt_id)
 }
 
 fn attach(tree: BorrowedFd<'_>, mount_point: BorrowedFd<'_>) -> io::Result<()> {

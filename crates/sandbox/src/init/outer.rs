@@ -15,6 +15,7 @@ use super::capabilities::Memory;
 use super::failure::{Context, Failure};
 use super::mounts::{self, NewRoot};
 use super::processes::{self, STOP_SIGNAL};
+use super::seccomp::Filters;
 use super::{capabilities, identity, inner, network, sys};
 use crate::plan::{Descendants, Plan, Step};
 use crate::wire::{self, Ending, Launch, News};
@@ -25,9 +26,18 @@ pub(super) const MAX_NEWS_LEN: usize = 4096;
 /// Leaves room for the encoding around the text.
 const MAX_MESSAGE_LEN: usize = MAX_NEWS_LEN - 64;
 
+/// What every build has from its launcher.
+#[derive(Debug)]
+pub(super) struct Shared {
+    /// Readable when the launcher is gone.
+    pub(super) launcher_life: OwnedFd,
+    /// What builders load.
+    pub(super) filters: Filters,
+}
+
 /// Lives as the build's first process and ends with it.
-pub(super) fn run(launch: &Launch, log: OwnedFd, news: OwnedFd, launcher_life: &OwnedFd) -> ! {
-    let ending = supervise(launch, log, &news, launcher_life).unwrap_or_else(|failure| {
+pub(super) fn run(launch: &Launch, log: OwnedFd, news: OwnedFd, shared: &Shared) -> ! {
+    let ending = supervise(launch, log, &news, shared).unwrap_or_else(|failure| {
         let mut message = failure.to_string();
         let cut = message.floor_char_boundary(MAX_MESSAGE_LEN);
         message.truncate(cut);
@@ -42,9 +52,9 @@ fn supervise(
     launch: &Launch,
     log: OwnedFd,
     news: &OwnedFd,
-    launcher_life: &OwnedFd,
+    shared: &Shared,
 ) -> Result<Ending, Failure> {
-    die_with_launcher(launcher_life)?;
+    die_with_launcher(&shared.launcher_life)?;
     let plan = &launch.plan;
     if plan.descendants != Descendants::InPidNamespace {
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
@@ -52,13 +62,13 @@ fn supervise(
         processes::block_stop_signal().context(|| "blocking signals")?;
     }
     perform(plan)?;
-    let builder = start_builder(launch, &log, news)?;
+    let builder = start_builder(launch, &log, news, &shared.filters)?;
     drop(log);
     // From here on nothing is set up any more. The rights would only be worth stealing.
     capabilities::drop_all()?;
     capabilities::forbid_new_privileges()?;
     capabilities::set_memory(Memory::Hidden)?;
-    die_with_launcher(launcher_life)?;
+    die_with_launcher(&shared.launcher_life)?;
     open_gate(builder.gate)?;
     let ending = reap_until(builder.pid).context(|| "waiting for the builder")?;
     if plan.descendants != Descendants::InPidNamespace {
@@ -86,9 +96,9 @@ fn die_with_launcher(launcher_life: &OwnedFd) -> Result<(), Failure> {
 
 /// Performs the outer steps, in order.
 fn perform(plan: &Plan) -> Result<(), Failure> {
-    let mut root = None;
+    let mut root: Option<NewRoot> = None;
     for step in &plan.outer {
-        match (step, &root) {
+        match (step, root.as_mut()) {
             (Step::MountRoot { over }, _) => root = Some(NewRoot::mount(over)?),
             (Step::EnterRoot, _) => match root.take() {
                 Some(made) => made.enter()?,
@@ -127,6 +137,7 @@ fn perform_alone(step: &Step) -> Result<(), Failure> {
         | Step::WriteFile { .. }
         | Step::MakeLink { .. }
         | Step::Bind { .. }
+        | Step::BindOwn { .. }
         | Step::OverlayInputs { .. }
         | Step::BindInputs { .. }
         | Step::MountProc
@@ -138,7 +149,7 @@ fn perform_alone(step: &Step) -> Result<(), Failure> {
 }
 
 /// Performs a step in the root directory in the making.
-fn perform_inside(step: &Step, root: &NewRoot) -> Result<(), Failure> {
+fn perform_inside(step: &Step, root: &mut NewRoot) -> Result<(), Failure> {
     let safe = MountFlags::NOSUID | MountFlags::NOEXEC;
     match step {
         Step::MakeDirectory { path, mode } => root.make_directory(path, *mode),
@@ -151,6 +162,7 @@ fn perform_inside(step: &Step, root: &NewRoot) -> Result<(), Failure> {
             absence,
             link,
         } => root.bind(source, target, *access, *absence, *link),
+        Step::BindOwn { source, target } => root.bind_own(source, target),
         Step::OverlayInputs {
             upper,
             work,
@@ -200,7 +212,12 @@ struct Builder {
     gate: OwnedFd,
 }
 
-fn start_builder(launch: &Launch, log: &OwnedFd, news: &OwnedFd) -> Result<Builder, Failure> {
+fn start_builder(
+    launch: &Launch,
+    log: &OwnedFd,
+    news: &OwnedFd,
+    filters: &Filters,
+) -> Result<Builder, Failure> {
     let mapping = launch.plan.mapping.as_ref();
     // A mount namespace that a lesser user namespace owns has every mount in it locked: nobody can
     // take the inputs' covers off or make them writable, not even root of a further namespace.
@@ -215,7 +232,7 @@ fn start_builder(launch: &Launch, log: &OwnedFd, news: &OwnedFd) -> Result<Build
     match cloned {
         sys::Cloned::Child => {
             drop(gate);
-            inner::run(launch, log, gate_inside, news)
+            inner::run(launch, log, gate_inside, news, filters)
         }
         sys::Cloned::Parent(pid) => {
             if let Some(mapping) = mapping {

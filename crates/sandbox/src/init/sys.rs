@@ -62,12 +62,37 @@ pub(crate) fn close_descriptors_except(kept: BorrowedFd<'_>) -> io::Result<()> {
     Ok(())
 }
 
-/// Gives every signal its default action.
+/// Gives every signal its default action, those included that the C library keeps for itself and
+/// whose disposition it would not change, though an ignored one is inherited all the same.
 pub(crate) fn reset_signal_actions() {
-    for signal in 1..=libc::SIGRTMAX() {
-        // SAFETY: SIG_DFL is a valid action for every number; the calls for SIGKILL, SIGSTOP and
-        // the two numbers that the C library keeps fail, which is as good.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    /// `struct kernel_sigaction`, which is not the C library's: handler, flags, restorer, mask.
+    #[repr(C)]
+    struct KernelAction {
+        handler: usize,
+        flags: c_ulong,
+        restorer: usize,
+        mask: u64,
+    }
+    const LAST_SIGNAL: c_int = 64;
+    let action = KernelAction {
+        handler: libc::SIG_DFL,
+        flags: 0,
+        restorer: 0,
+        mask: 0,
+    };
+    for signal in 1..=LAST_SIGNAL {
+        // SAFETY: the structure lives across the call, which only reads it, and is as large as the
+        // kernel's on every 64-bit machine; the default action runs no code of ours. The calls for
+        // SIGKILL and SIGSTOP fail, which is as good.
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                &raw const action,
+                std::ptr::null_mut::<c_void>(),
+                mem::size_of::<u64>(),
+            )
+        };
     }
 }
 

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use actix::{Actor, Addr, Context, Handler};
 use sandbox::{
-    BuildEvent, BuildExited, BuildId, BuildProgress, BuildVerdict, DisposeBuild, Disposition,
-    HostEnvironment, SandboxSupervisor, StartBuild, StopSandbox,
+    BuildEvent, BuildExited, BuildId, BuildProgress, BuildVerdict, BuilderStarted, DisposeBuild,
+    Disposition, HostEnvironment, SandboxSupervisor, StartBuild, StopSandbox,
 };
 use store_model::settings::StoreLayout;
 use store_model::{
@@ -68,7 +68,7 @@ impl Handler<BuildProgress> for Probe {
 
     fn handle(&mut self, progress: BuildProgress, _ctx: &mut Self::Context) {
         // A test that has seen enough does not listen to the rest.
-        let _ = self.0.send(progress.event);
+        drop(self.0.send(progress.event));
     }
 }
 
@@ -107,7 +107,7 @@ pub(crate) fn run_as(profile: Profile, test_name: &str, test: impl AsyncFnOnce(L
 /// Says something to whoever reads a test's output.
 pub(crate) fn writeln_stderr(text: &str) {
     use std::io::Write;
-    let _ = writeln!(std::io::stderr(), "{text}");
+    drop(writeln!(std::io::stderr(), "{text}"));
 }
 
 /// Makes two tests of one: as root and unprivileged.
@@ -165,6 +165,25 @@ impl Lab {
 
     pub(crate) fn root(&self) -> &Path {
         self.root.path()
+    }
+
+    /// Returns as whom this runs.
+    pub(crate) fn profile(&self) -> Profile {
+        if nix::unistd::geteuid().is_root() {
+            Profile::Root
+        } else {
+            Profile::Unprivileged
+        }
+    }
+
+    /// Returns a number of seconds that only one test sleeps for, so that it finds its own.
+    pub(crate) fn seconds(&self, idx: u32) -> u32 {
+        1_000_000 + 100 * std::process::id() + idx
+    }
+
+    /// Returns the launcher that builds here use.
+    pub(crate) fn launcher_program(&self) -> PathBuf {
+        PathBuf::from(env!("CARGO_BIN_EXE_sandbox-init"))
     }
 
     fn add_busybox(&mut self) {
@@ -307,6 +326,14 @@ impl Building {
             .expect("the build ended without saying so")
     }
 
+    /// Waits until the builder runs.
+    pub(crate) async fn started(&mut self) -> BuilderStarted {
+        match self.next().await {
+            BuildEvent::Started(started) => started,
+            event => panic!("{event:?} before the builder runs"),
+        }
+    }
+
     /// Waits until the builder has written `text`.
     pub(crate) async fn wait_for(&mut self, text: &str) {
         loop {
@@ -390,4 +417,22 @@ fn contains(haystack: &[u8], needle: &str) -> bool {
     haystack
         .windows(needle.len())
         .any(|window| window == needle.as_bytes())
+}
+
+/// Returns whether this machine runs a `sleep` of this many seconds.
+pub(crate) fn is_sleeping(n_seconds: u32) -> bool {
+    let arguments = format!("sleep\0{n_seconds}\0");
+    fs::read_dir("/proc").unwrap().any(|found| {
+        fs::read_to_string(found.unwrap().path().join("cmdline"))
+            .is_ok_and(|cmdline| cmdline == arguments)
+    })
+}
+
+/// Returns where the reference vectors are.
+pub(crate) fn shared_fixtures() -> PathBuf {
+    let shared = std::env::var_os("GOAL_SHARED").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared"),
+        PathBuf::from,
+    );
+    shared.join("fixtures")
 }

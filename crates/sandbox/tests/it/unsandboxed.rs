@@ -1,0 +1,118 @@
+//! Builders without a sandbox: only on request, and even then not in the store itself where there
+//! is another way.
+
+use std::fs;
+
+use sandbox::{BuildVerdict, StopSandbox};
+use store_model::StoreDir;
+use store_model::settings::SandboxMode;
+
+use crate::lab::{Lab, Profile, in_both_profiles, is_sleeping};
+
+in_both_profiles! {
+    a_relocated_store_forces_the_sandbox => super::relocated;
+    a_builder_sees_the_host_but_is_nobody_there => super::sees_host;
+    what_a_builder_leaves_running_is_killed => super::left_running;
+    a_cancelled_builder_takes_its_children_along => super::cancelled;
+    relaxed_lets_out_only_who_asks => super::relaxed;
+}
+
+/// Makes the real store the logical one.
+fn unrelocated(lab: &mut Lab) {
+    let real = lab.layout.real_store_dir.to_str().unwrap().to_owned();
+    lab.layout.store_dir = StoreDir::new(&real).unwrap();
+    lab.settings.sandbox = SandboxMode::Never;
+}
+
+async fn relocated(lab: Lab) {
+    let mut lab = lab;
+    lab.settings.sandbox = SandboxMode::Never;
+    let built = lab.run("pwd").await;
+    assert_eq!(built.assert_success().log, "/build\n");
+}
+
+async fn sees_host(lab: Lab) {
+    let mut lab = lab;
+    unrelocated(&mut lab);
+    let canary = lab.root().join("canary");
+    fs::write(&canary, "of the host").unwrap();
+    let supervisor = lab.start();
+    let script = format!(
+        "cat {}; echo; pwd; echo $TMPDIR; touch file; echo made > $out; id -u; \
+         grep -E 'Cap|NoNew|Groups' /proc/self/status; ls -l /proc/self/fd | wc -l",
+        canary.display()
+    );
+    let built = lab
+        .build(&supervisor, 1, lab.script(&script))
+        .finish()
+        .await;
+    built.assert_success();
+    assert!(built.log.starts_with("of the host\n"), "{}", built.log);
+    let scratch = built.exited.scratch.as_ref().unwrap();
+    let lines: Vec<&str> = built.log.lines().collect();
+    assert_eq!(lines[1], lines[2]);
+    assert!(lines[1].contains("/nix/var/nix/builds/nix-build-test.drv-0/build"));
+    assert_eq!(lines[3], scratch.builder_uid.to_string());
+    assert!(built.log.contains("CapBnd:\t0000000000000000\n") || lab.profile() != Profile::Root);
+    assert!(built.log.contains("CapEff:\t0000000000000000\n"));
+    assert!(built.log.contains("NoNewPrivs:\t1\n"));
+    assert!(built.log.ends_with("\n5\n"), "{}", built.log);
+    assert_eq!(fs::read_to_string(built.output()).unwrap(), "made\n");
+    let real = lab
+        .layout
+        .real_store_dir
+        .join(built.output().file_name().unwrap());
+    if lab.profile() == Profile::Root {
+        assert!(!real.exists(), "nothing reaches the store unregistered");
+        assert_ne!(scratch.builder_uid, 0);
+    } else {
+        fs::remove_file(real).unwrap();
+    }
+    supervisor.send(StopSandbox).await.unwrap();
+    lab.assert_clean();
+}
+
+async fn left_running(lab: Lab) {
+    let mut lab = lab;
+    unrelocated(&mut lab);
+    let (hidden, plain) = (lab.seconds(3), lab.seconds(4));
+    let script = format!(
+        "(setsid sh -c '(trap \"\" HUP TERM; sleep {hidden} > /dev/null 2>&1 &)' &); \
+         sleep {plain} & sleep 0.3; exit 7"
+    );
+    let built = lab.run(&script).await;
+    assert_eq!(built.exited.verdict, BuildVerdict::Exited { code: 7 });
+    assert!(!is_sleeping(hidden) && !is_sleeping(plain));
+}
+
+async fn cancelled(lab: Lab) {
+    let mut lab = lab;
+    unrelocated(&mut lab);
+    lab.settings.timeout = Some(std::time::Duration::from_secs(1));
+    let (child, own) = (lab.seconds(5), lab.seconds(6));
+    let script = format!("trap '' TERM; setsid sleep {child} & sleep {own}");
+    let built = lab.run(&script).await;
+    assert!(matches!(
+        built.exited.verdict,
+        BuildVerdict::TimedOut { .. }
+    ));
+    assert!(!is_sleeping(child) && !is_sleeping(own));
+    lab.assert_clean();
+}
+
+async fn relaxed(lab: Lab) {
+    let mut lab = lab;
+    unrelocated(&mut lab);
+    lab.settings.sandbox = SandboxMode::Relaxed;
+    let built = lab.run("pwd").await;
+    assert_eq!(built.assert_success().log, "/build\n");
+    let mut derivation = lab.script("pwd");
+    derivation.env.insert("__noChroot".into(), "1".into());
+    let built = lab.run_derivation(derivation).await;
+    assert!(
+        built
+            .assert_success()
+            .log
+            .contains("/nix-build-test.drv-0/build")
+    );
+}
