@@ -193,7 +193,7 @@ impl BuilderSession {
                 rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok()
             });
         self.running = Some(Running {
-            since: SystemTime::now(),
+            since: super::wall_clock(),
             life,
         });
         let uid = self.builder_uid;
@@ -251,7 +251,7 @@ impl BuilderSession {
             return;
         };
         self.has_reported = true;
-        let stopped_at = SystemTime::now();
+        let stopped_at = super::wall_clock();
         let scratch = work
             .workspace
             .as_ref()
