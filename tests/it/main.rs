@@ -11,6 +11,7 @@ mod differential;
 mod events;
 mod full_disk;
 mod interruption;
+mod library;
 mod panics;
 
 mod guard;
