@@ -9,6 +9,7 @@ mod commands;
 mod cooperation;
 mod differential;
 mod events;
+mod faults;
 mod full_disk;
 mod interruption;
 mod library;
