@@ -170,6 +170,14 @@ impl BuilderSession {
         }
     }
 
+    /// A builder that wrote too much has failed, also if it was gone before its log was read.
+    fn exceed_log_limit(&mut self, cause: BuildVerdict) {
+        self.cause.get_or_insert(cause);
+        if self.ending.is_none() {
+            self.kill();
+        }
+    }
+
     fn kill(&self) {
         // Before that the launcher would not know which build is meant.
         if !self.is_launched {
@@ -388,7 +396,7 @@ impl Handler<LogNews> for BuilderSession {
             LogNews::Lines(lines) => self.early_lines.push(lines),
             LogNews::LimitExceeded => {
                 let limit_bytes = self.request.settings.max_build_log_size_bytes;
-                self.end_early(BuildVerdict::LogLimitExceeded {
+                self.exceed_log_limit(BuildVerdict::LogLimitExceeded {
                     limit_bytes: limit_bytes.unwrap_or(u64::MAX),
                 });
             }
