@@ -9,8 +9,10 @@ mod commands;
 mod cooperation;
 mod differential;
 mod events;
+mod faults;
 mod full_disk;
 mod interruption;
+mod library;
 mod panics;
 
 mod guard;

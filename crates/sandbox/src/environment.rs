@@ -47,6 +47,12 @@ pub(crate) fn environment(
     if derivation.env.contains_key(BStr::new("__json")) {
         return Err(Error::StructuredAttributes);
     }
+    if derivation
+        .env
+        .contains_key(BStr::new("exportReferencesGraph"))
+    {
+        return Err(Error::ReferencesGraph);
+    }
     let rewrites = rewrites(derivation, circumstances)?;
     let build_dir = circumstances.build_dir.as_os_str().as_encoded_bytes();
     let mut files = BTreeMap::new();

@@ -68,6 +68,9 @@ pub enum Error {
     /// Going on would build in an environment without the attributes.
     #[error("structured attributes are not supported yet")]
     StructuredAttributes,
+    /// Going on would run a builder without the graphs that it asks for.
+    #[error("'exportReferencesGraph' is not supported yet")]
+    ReferencesGraph,
     /// Going on would execute a file that happens to have the built-in builder's name.
     #[error("the built-in builder '{builder}' is not supported yet")]
     Builtin {

@@ -152,12 +152,25 @@ impl Places {
         // made before it.
         if n_removed > 0 {
             let chroot = |name: &[u8]| name.ends_with(b".chroot");
-            let ours = |directory: &OwnedFd| {
-                rustix::fs::statat(directory, SCRATCH_STORE, AtFlags::SYMLINK_NOFOLLOW).is_ok()
-            };
-            remove_unlocked(&self.store, &self.store_path, chroot, ours);
+            remove_unlocked(&self.store, &self.store_path, chroot, is_our_chroot);
         }
     }
+}
+
+/// Returns whether a `.chroot` directory is one of ours and not genuine Nix's, which are not
+/// locked while they are used: it has the builder's store inside, or was about to vanish.
+fn is_our_chroot(directory: &OwnedFd) -> bool {
+    if rustix::fs::statat(directory, SCRATCH_STORE, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
+        return true;
+    }
+    let is_private = rustix::fs::fstat(directory)
+        .is_ok_and(|stat| Mode::from_raw_mode(stat.st_mode) == Mode::RWXU);
+    is_private
+        && rustix::fs::Dir::read_from(directory).is_ok_and(|entries| {
+            entries
+                .flatten()
+                .all(|entry| matches!(entry.file_name().to_bytes(), b"." | b".."))
+        })
 }
 
 impl Workspace {

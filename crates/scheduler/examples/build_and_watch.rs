@@ -6,6 +6,11 @@
 //!
 //! Without ROOT the store lies in a temporary directory and goes with it.
 
+#![expect(
+    clippy::print_stdout,
+    reason = "it is a program that shows what it hears"
+)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 use std::path::{Path, PathBuf};

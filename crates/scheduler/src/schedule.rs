@@ -280,6 +280,10 @@ impl Schedule {
             touched.push(request);
             if let Some(open) = self.requests.get_mut(&request) {
                 open.n_stopping -= 1;
+                // What it says of its own end is better than that it was given up.
+                if let Some(provisional) = open.outcomes.get_mut(&goal) {
+                    *provisional = Arc::clone(outcome);
+                }
             }
         }
         touched.sort_unstable();

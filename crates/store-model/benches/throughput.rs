@@ -40,6 +40,7 @@ fn repeated(sample: &[u8]) -> Vec<u8> {
     sample.iter().cycle().take(LEN).copied().collect()
 }
 
+#[expect(clippy::disallowed_methods, reason = "it measures real time")]
 fn report(what: &str, data: &[u8], work: impl FnOnce(&[u8])) {
     let start = Instant::now();
     work(data);

@@ -139,6 +139,7 @@ async fn another_process_that_holds_a_lock_is_named() {
     holder.release();
 }
 
+#[expect(clippy::disallowed_methods, reason = "it measures real time")]
 #[actix::test]
 async fn a_lock_released_by_another_process_wakes_its_waiter_at_once() {
     let store = TestStore::new();

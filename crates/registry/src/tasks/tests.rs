@@ -410,6 +410,7 @@ async fn a_registry_that_stops_does_not_wait_for_strangers_locks() {
     stranger.stop().await;
 }
 
+#[expect(clippy::disallowed_methods, reason = "it measures real time")]
 #[actix::test]
 async fn a_large_output_delays_nobody_elses_answer() {
     let store = TestStore::new();

@@ -170,6 +170,14 @@ impl BuilderSession {
         }
     }
 
+    /// A builder that wrote too much has failed, also if it was gone before its log was read.
+    fn exceed_log_limit(&mut self, cause: BuildVerdict) {
+        self.cause.get_or_insert(cause);
+        if self.ending.is_none() {
+            self.kill();
+        }
+    }
+
     fn kill(&self) {
         // Before that the launcher would not know which build is meant.
         if !self.is_launched {
@@ -193,7 +201,7 @@ impl BuilderSession {
                 rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok()
             });
         self.running = Some(Running {
-            since: SystemTime::now(),
+            since: super::wall_clock(),
             life,
         });
         let uid = self.builder_uid;
@@ -251,7 +259,7 @@ impl BuilderSession {
             return;
         };
         self.has_reported = true;
-        let stopped_at = SystemTime::now();
+        let stopped_at = super::wall_clock();
         let scratch = work
             .workspace
             .as_ref()
@@ -388,7 +396,7 @@ impl Handler<LogNews> for BuilderSession {
             LogNews::Lines(lines) => self.early_lines.push(lines),
             LogNews::LimitExceeded => {
                 let limit_bytes = self.request.settings.max_build_log_size_bytes;
-                self.end_early(BuildVerdict::LogLimitExceeded {
+                self.exceed_log_limit(BuildVerdict::LogLimitExceeded {
                     limit_bytes: limit_bytes.unwrap_or(u64::MAX),
                 });
             }

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use actix::{
     Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Handler, Message,
@@ -361,7 +360,7 @@ impl Handler<SessionCrashed> for SandboxSupervisor {
 
 /// Ends a build that never began.
 fn report_failure(request: &StartBuild, message: String) {
-    let now = SystemTime::now();
+    let now = super::wall_clock();
     request.observer.do_send(BuildProgress {
         build_id: request.build_id,
         event: BuildEvent::Exited(Box::new(BuildExited {

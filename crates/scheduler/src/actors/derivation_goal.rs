@@ -310,6 +310,7 @@ impl DerivationGoal {
         let Some(derivation) = self.derivation.clone() else {
             return;
         };
+        warn_of_unchecked(&self.facts.printed_path, &derivation);
         let build_id = BuildId(self.id.as_build_number());
         self.build = Some(Build {
             id: build_id,
@@ -418,6 +419,21 @@ impl DerivationGoal {
             }
         };
         self.ask(question, ctx);
+    }
+}
+
+/// Warns of checks that a derivation asks for and that are not made yet.
+fn warn_of_unchecked(printed_path: &str, derivation: &Derivation) {
+    const CHECKS: [&str; 4] = [
+        "allowedReferences",
+        "allowedRequisites",
+        "disallowedReferences",
+        "disallowedRequisites",
+    ];
+    for check in CHECKS {
+        if derivation.env.contains_key(check.as_bytes()) {
+            tracing::warn!("'{check}' of '{printed_path}' is not checked yet");
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! A stream of numbers that one seed replays.
 
-/// SplitMix64 (Steele, Lea, Flood 2014): small, fast, and good enough to shuffle a pretended world.
+/// `SplitMix64` (Steele, Lea, Flood 2014): small, fast, and good enough to shuffle a pretended world.
 #[derive(Debug, Clone)]
 pub struct Random {
     state: u64,
@@ -14,7 +14,7 @@ impl Random {
     }
 
     /// Returns the next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.state;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -24,7 +24,7 @@ impl Random {
 
     /// Returns a number below `bound`, or 0 if that is 0.
     pub fn below(&mut self, bound: u64) -> u64 {
-        self.next().checked_rem(bound).unwrap_or(0)
+        self.number().checked_rem(bound).unwrap_or(0)
     }
 
     /// Returns yes in `percent` of 100 cases.

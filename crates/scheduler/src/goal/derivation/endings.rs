@@ -1,5 +1,7 @@
 //! How failures are classified, counted and put into words.
 
+use std::fmt::Write;
+
 use sandbox::BuildVerdict;
 
 use super::{BuilderEnding, Disk, Facts, InputEnding, InputFailures};
@@ -113,15 +115,17 @@ pub(super) fn quote_log(message: &mut String, facts: &Facts, log_tail: &[String]
         return;
     }
     let noun = if log_tail.len() == 1 { "line" } else { "lines" };
-    message.push_str(&format!(";\nlast {} log {noun}:", log_tail.len()));
+    // Writing to a string cannot fail, here and below.
+    let _infallible = write!(message, ";\nlast {} log {noun}:", log_tail.len());
     for line in log_tail {
         message.push_str("\n> ");
         message.push_str(line);
     }
-    message.push_str(&format!(
+    let _infallible = write!(
+        message,
         "\nfor the full log, run 'goalctl log {}'",
         facts.printed_path
-    ));
+    );
 }
 
 pub(super) fn cancelled(facts: &Facts) -> Outcome {

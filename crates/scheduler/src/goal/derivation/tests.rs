@@ -127,15 +127,20 @@ fn transcript(facts: &Facts, events: impl IntoIterator<Item = Event>) -> String 
         let (next, effects) = state.step(facts, event);
         state = next;
         let effects: Vec<String> = effects.iter().map(describe).collect();
-        lines.push_str(&format!(
+        let line = format!(
             "{before} + {said} → {} [{}]\n",
             name(&state),
             effects.join(", ")
-        ));
+        );
+        lines.push_str(&line);
     }
     lines
 }
 
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "only a live goal has a phase to name"
+)]
 fn name(state: &State) -> String {
     match state {
         State::Live { phase, .. } => word(&format!("{phase:?}")),
@@ -143,6 +148,10 @@ fn name(state: &State) -> String {
     }
 }
 
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "most effects are told by their name alone"
+)]
 fn describe(effect: &Effect) -> String {
     match effect {
         Effect::Finish(outcome) => format!("Finish({:?}: {})", outcome.status, outcome.message),

@@ -50,6 +50,10 @@ impl State {
 }
 
 impl Phase {
+    #[expect(
+        clippy::too_many_lines,
+        reason = "the transition table is one table, one arm for each arrow"
+    )]
     fn step(self, facts: &Facts, recipe: Arc<Recipe>, event: Event) -> Step {
         match (self, event) {
             (phase, Event::Widened { wanted }) => phase.widen(recipe, &wanted),
@@ -126,7 +130,7 @@ impl Phase {
             ),
 
             (Self::Building(slot, invalid), Event::BuildExited(ending)) => {
-                build_exited(facts, recipe, slot, invalid, *ending)
+                build_exited(facts, recipe, slot, invalid, &ending)
             }
             (Self::Stopping(slot), Event::BuildExited(_)) => {
                 let effects = vec![Effect::ReleaseSlot(slot)];
@@ -150,10 +154,8 @@ impl Phase {
             }
             (Self::Keeping(mut outcome), Event::BuildKept { path }) => {
                 if let Some(path) = &path {
-                    outcome.message.push_str(&format!(
-                        "\nnote: keeping build directory '{}'",
-                        path.display()
-                    ));
+                    let note = format!("\nnote: keeping build directory '{}'", path.display());
+                    outcome.message.push_str(&note);
                 }
                 outcome.kept_build_dir = path;
                 end(vec![Effect::ReleaseLocks], *outcome)
@@ -165,6 +167,10 @@ impl Phase {
 
     /// Takes note of further wanted outputs. Once building is decided all outputs are made (SPEC
     /// B5), so only a goal that may still end as valid has to look again.
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "a new phase is past the decision to build unless it says otherwise"
+    )]
     fn widen(self, recipe: Arc<Recipe>, more: &WantedOutputs) -> Step {
         match self {
             // The question was about all outputs, so its answer serves the wider wish too.
@@ -178,6 +184,10 @@ impl Phase {
 
     /// Gives everything back. Only a running builder has to be waited for; outputs that are being
     /// registered are waited for too, since they are made already.
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "`abandon` lists every phase, so a new one cannot be forgotten"
+    )]
     fn cancel(self, facts: &Facts, recipe: Arc<Recipe>) -> Step {
         match self {
             Self::Building(slot, _) => {
@@ -218,6 +228,10 @@ impl Phase {
     }
 
     /// Takes news that a goal may get after it has moved on.
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "any other event is a bug of ours, whatever its name"
+    )]
     fn late(self, recipe: Arc<Recipe>, event: Event) -> Step {
         match event {
             // A slot that was granted while we left the queue goes straight back.
@@ -321,7 +335,7 @@ fn build_exited(
     recipe: Arc<Recipe>,
     slot: SlotId,
     invalid: BTreeSet<OutputName>,
-    ending: BuilderEnding,
+    ending: &BuilderEnding,
 ) -> Step {
     let mut effects = vec![Effect::ReleaseSlot(slot)];
     if ending.verdict == (BuildVerdict::Exited { code: 0 }) {
@@ -329,7 +343,7 @@ fn build_exited(
         effects.push(Effect::RegisterOutputs(invalid));
         return live(recipe, Phase::Registering(ending.times), effects);
     }
-    let (status, cause) = failure(facts, &recipe, &ending);
+    let (status, cause) = failure(facts, &recipe, ending);
     let mut message = cause;
     // A limit or a set-up failure explains itself; a builder's own failure is explained by its log.
     if !matches!(
