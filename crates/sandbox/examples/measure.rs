@@ -9,7 +9,6 @@ use std::error::Error;
 use std::fs;
 use std::io::Write;
 use std::sync::Arc;
-use std::time::Instant;
 
 use actix::{Actor, Addr, Context, Handler};
 use sandbox::{
@@ -19,6 +18,7 @@ use sandbox::{
 use store_model::settings::StoreLayout;
 use store_model::{Derivation, DerivationOutput, OutputName, Settings, StorePath};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 const HASH_PART: &str = "0123456789abcdfghijklmnpqrsvwxyz";
 

@@ -78,11 +78,12 @@ pub(super) fn run(args: impl Iterator<Item = OsString>) -> io::Result<()> {
         // It died before the line above could take effect.
         return Ok(());
     }
+    become_unwritable(&args)?;
     // What is made for builders has the modes that it is given, whatever the user's mask.
     rustix::process::umask(rustix::fs::Mode::WGRP | rustix::fs::Mode::WOTH);
-    // A terminal's signals are for goalctl, which has builds killed one by one and cleans up.
+    // A terminal's signals are for goalctl, which has builds killed one by one and cleans up. Only
+    // now, for what executes itself anew would come here twice, and a session can be left once.
     nix::unistd::setsid()?;
-    become_unwritable(&args)?;
     let supervisor = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     let mut mask = SigSet::empty();
     mask.add(Signal::SIGCHLD);
