@@ -257,3 +257,88 @@ fn decode<T: DeserializeOwned>(payload: &[u8]) -> io::Result<T> {
 fn invalid(reason: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, reason)
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    fn launch(n_args: usize) -> Request {
+        Request::Launch(Box::new(Launch {
+            build_id: 7,
+            plan: Plan {
+                namespaces: Vec::new(),
+                outer: Vec::new(),
+                mapping: None,
+                inner: Vec::new(),
+                descendants: crate::plan::Descendants::Adopted,
+            },
+            program: Program {
+                path: c"/builder".into(),
+                args: vec![c"an argument that is not short".into(); n_args],
+                env: vec![c"NAME=\xff".into()],
+            },
+        }))
+    }
+
+    #[test]
+    fn a_large_request_arrives_whole_and_with_its_descriptor() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let (reader, writer) = std::io::pipe().unwrap();
+        let sender = std::thread::spawn(move || {
+            send_request(&ours, &launch(100_000), &[writer.as_fd()]).unwrap();
+            send_request(&ours, &Request::Kill { build_id: 7 }, &[]).unwrap();
+        });
+        let (first, descriptors) = receive_request(&theirs).unwrap().unwrap();
+        let Request::Launch(received) = first else {
+            panic!("{first:?}");
+        };
+        assert_eq!(received.program.args.len(), 100_000);
+        assert_eq!(received.program.env[0].as_bytes(), b"NAME=\xff");
+        let [descriptor] = <[OwnedFd; 1]>::try_from(descriptors).unwrap();
+        std::fs::File::from(descriptor)
+            .write_all(b"through")
+            .unwrap();
+        let (second, descriptors) = receive_request(&theirs).unwrap().unwrap();
+        assert!(matches!(second, Request::Kill { build_id: 7 }));
+        assert!(descriptors.is_empty());
+        sender.join().unwrap();
+        assert!(
+            receive_request(&theirs).unwrap().is_none(),
+            "the end of the stream"
+        );
+        let mut text = String::new();
+        std::io::BufReader::new(reader)
+            .read_to_string(&mut text)
+            .unwrap();
+        assert_eq!(text, "through");
+    }
+
+    #[test]
+    fn another_version_too_long_a_frame_and_trailing_bytes_are_refused() {
+        let refuse = |frame: &[u8]| {
+            let (ours, theirs) = UnixStream::pair().unwrap();
+            (&ours).write_all(frame).unwrap();
+            drop(ours);
+            receive_report(&theirs).unwrap_err().to_string()
+        };
+        assert!(refuse(&[1, 0, 0, 0, VERSION + 1, 0]).contains("another version"));
+        assert!(refuse(&[0, 0, 0, 0xff, VERSION]).contains("64 MiB"));
+        let report = Report {
+            build_id: 1,
+            news: News::Started { pid: 2 },
+        };
+        let mut payload = encode(&report).unwrap();
+        payload.push(0);
+        let mut frame = u32::try_from(payload.len()).unwrap().to_le_bytes().to_vec();
+        frame.push(VERSION);
+        frame.extend(payload);
+        assert!(refuse(&frame).contains("left over"));
+        assert!(
+            refuse(&[9, 0, 0, 0, VERSION, 1]).contains("fill"),
+            "cut short"
+        );
+    }
+}

@@ -15,6 +15,9 @@ use store_model::{Settings, StorePath};
 /// How many characters of the derivation's base name make up the directory.
 const DIRECTORY_LEN: usize = 2;
 
+/// What bzip2 makes of nothing, at its best level.
+const EMPTY_BZ2: &[u8] = b"BZh9\x17rE8P\x90\0\0\0\0";
+
 /// What becomes of a log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Keeping {
@@ -108,12 +111,18 @@ fn create(path: &Path) -> io::Result<File> {
 
 fn compress(plain: Option<&File>, path: &Path, compressed_path: &Path) -> io::Result<()> {
     let temporary = with_suffix(path, ".bz2.tmp");
-    let mut encoder = BzEncoder::new(create(&temporary)?, Compression::best());
-    if let Some(mut plain) = plain {
-        plain.rewind()?;
-        io::copy(&mut plain, &mut encoder)?;
+    let mut compressed = create(&temporary)?;
+    match plain {
+        // Most builders say nothing, and a compressor takes 8 MB before the first byte.
+        None => compressed.write_all(EMPTY_BZ2)?,
+        Some(mut plain) => {
+            plain.rewind()?;
+            let level = compression_level(plain.metadata()?.len());
+            let mut encoder = BzEncoder::new(compressed, level);
+            io::copy(&mut plain, &mut encoder)?;
+            encoder.finish()?;
+        }
     }
-    encoder.finish()?;
     fs::rename(&temporary, compressed_path)?;
     // Not if it belongs to a later run by now; but a plain log that no run writes is an old one.
     let is_ours = match (plain, fs::metadata(path)) {
@@ -124,6 +133,12 @@ fn compress(plain: Option<&File>, path: &Path, compressed_path: &Path) -> io::Re
         remove_if_present(path)?;
     }
     Ok(())
+}
+
+/// The level is the block's size in 100 kB: a larger one than the log costs memory for nothing.
+fn compression_level(n_bytes: u64) -> Compression {
+    let n_blocks = n_bytes.div_ceil(100_000).clamp(1, 9);
+    Compression::new(u32::try_from(n_blocks).unwrap_or(9))
 }
 
 fn remove_if_present(path: &Path) -> io::Result<()> {

@@ -7,6 +7,7 @@ use rustix::process::DumpableBehavior;
 use rustix::thread::CapabilitiesSecureBits;
 
 use super::failure::{Context, Failure};
+use super::sys;
 
 /// Makes sure that no capability can be gained any more, by whatever is executed or become. Those
 /// that are in force stay: changing the user needs some.
@@ -19,7 +20,7 @@ pub(crate) fn limit() -> Result<(), Failure> {
         // Nobody special: no-new-privileges alone must do.
         return Ok(());
     }
-    clear(CapSet::Bounding)?;
+    sys::empty_bounding_set().context(|| "emptying the capability bounding set")?;
     // A set-user-id root program, or becoming uid 0, gives nothing any more.
     rustix::thread::set_capabilities_secure_bits(
         CapabilitiesSecureBits::NO_ROOT

@@ -53,8 +53,8 @@ impl Profile {
 /// A build between its launch and its reaping.
 struct Running {
     build_id: u64,
-    /// What process 1 tells.
-    news: OwnedFd,
+    /// What process 1 tells, until it has nothing more to tell.
+    news: Option<OwnedFd>,
     descendants: Descendants,
     ending: Option<Ending>,
 }
@@ -81,7 +81,8 @@ pub(super) fn run(args: impl Iterator<Item = OsString>) -> io::Result<()> {
     become_unwritable(&args)?;
     // What is made for builders has the modes that it is given, whatever the user's mask.
     rustix::process::umask(rustix::fs::Mode::WGRP | rustix::fs::Mode::WOTH);
-    // A terminal's signals are for goalctl, which has builds killed one by one and cleans up.
+    // A terminal's signals are for goalctl, which has builds killed one by one and cleans up. Only
+    // now, for what executes itself anew would come here twice, and a session can be left once.
     nix::unistd::setsid()?;
     let supervisor = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     let mut mask = SigSet::empty();
@@ -193,11 +194,12 @@ impl Launcher {
             PollFd::new(self.supervisor.as_fd(), PollFlags::POLLIN),
             PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
         ];
-        sources.extend(
-            self.running
-                .values()
-                .map(|running| PollFd::new(running.news.as_fd(), PollFlags::POLLIN)),
-        );
+        let talking = self.running.iter().filter_map(|(pid, running)| {
+            let news = running.news.as_ref()?;
+            Some((*pid, PollFd::new(news.as_fd(), PollFlags::POLLIN)))
+        });
+        let (pids, news): (Vec<i32>, Vec<PollFd<'_>>) = talking.unzip();
+        sources.extend(news);
         match nix::poll::poll(&mut sources, PollTimeout::NONE) {
             Ok(_) => {}
             Err(Errno::EINTR) => return Ok(true),
@@ -207,11 +209,10 @@ impl Launcher {
             .iter()
             .map(|source| source.any() == Some(true))
             .collect();
-        let with_news: Vec<i32> = self
-            .running
-            .keys()
+        let with_news: Vec<i32> = pids
+            .into_iter()
             .zip(&ready[2..])
-            .filter_map(|(pid, ready)| ready.then_some(*pid))
+            .filter_map(|(pid, ready)| ready.then_some(pid))
             .collect();
         for pid in with_news {
             self.take_news(pid)?;
@@ -275,7 +276,7 @@ impl Launcher {
             sys::Cloned::Parent(pid) => {
                 let running = Running {
                     build_id: launch.build_id,
-                    news: ours,
+                    news: Some(ours),
                     descendants: launch.plan.descendants,
                     ending: None,
                 };
@@ -289,21 +290,17 @@ impl Launcher {
         let Some(running) = self.running.get_mut(&pid) else {
             return Ok(());
         };
-        let mut packet = [0; outer::MAX_NEWS_LEN];
         let mut started = false;
-        loop {
-            let flags = rustix::net::RecvFlags::DONTWAIT;
-            match rustix::net::recv(&running.news, &mut packet, flags) {
-                Ok((0, _)) | Err(rustix::io::Errno::AGAIN | rustix::io::Errno::CONNRESET) => break,
-                Err(rustix::io::Errno::INTR) => {}
-                Err(errno) => return Err(errno.into()),
-                Ok((length, _)) => match wire::decode_news(&packet[..length])? {
-                    News::Started { .. } => started = true,
-                    // The first one counts: a builder whose set-up failed also exits.
-                    News::Ended(ending) => {
-                        running.ending.get_or_insert(ending);
-                    }
-                },
+        while let Some(news) = &running.news {
+            match receive_news(news)? {
+                Heard::News(News::Started { .. }) => started = true,
+                // The first one counts: a builder whose set-up failed also exits.
+                Heard::News(News::Ended(ending)) => {
+                    running.ending.get_or_insert(ending);
+                }
+                Heard::Silence => break,
+                // A closed socket stays readable: it must not be looked at again.
+                Heard::End => running.news = None,
             }
         }
         let build_id = running.build_id;
@@ -367,6 +364,25 @@ impl Launcher {
 
     fn report(&self, build_id: u64, news: News) -> io::Result<()> {
         wire::send_report(&self.supervisor, &Report { build_id, news })
+    }
+}
+
+/// What one look at a process 1's socket brought.
+enum Heard {
+    News(News),
+    Silence,
+    End,
+}
+
+fn receive_news(news: &OwnedFd) -> io::Result<Heard> {
+    let mut packet = [0; outer::MAX_NEWS_LEN];
+    let flags = rustix::net::RecvFlags::DONTWAIT;
+    let received = rustix::io::retry_on_intr(|| rustix::net::recv(news, &mut packet, flags));
+    match received {
+        Ok((0, _)) | Err(rustix::io::Errno::CONNRESET) => Ok(Heard::End),
+        Ok((length, _)) => Ok(Heard::News(wire::decode_news(&packet[..length])?)),
+        Err(rustix::io::Errno::AGAIN) => Ok(Heard::Silence),
+        Err(errno) => Err(errno.into()),
     }
 }
 

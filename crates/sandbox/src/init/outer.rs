@@ -67,7 +67,6 @@ fn supervise(
     // From here on nothing is set up any more. The rights would only be worth stealing; but where
     // there is no pid namespace, killing another user's processes takes some.
     if !matches!(plan.descendants, Descendants::OfUser(_)) {
-        capabilities::limit()?;
         capabilities::drop_all()?;
     }
     capabilities::forbid_new_privileges()?;

@@ -136,6 +136,21 @@ pub(crate) fn set_domain_name(name: &str) -> io::Result<()> {
     check(unsafe { libc::setdomainname(name.as_ptr().cast(), name.len()) }.into())
 }
 
+/// Takes every capability, those of kernels newer than this program included, out of the set of
+/// those that can ever be had again.
+pub(crate) fn empty_bounding_set() -> io::Result<()> {
+    for number in 0..c_ulong::from(u64::BITS) {
+        // SAFETY: the call takes numbers and no memory.
+        let result = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, number, 0, 0, 0) };
+        match check(result.into()) {
+            // The first number that this kernel does not know.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) && number > 0 => break,
+            result => result?,
+        }
+    }
+    Ok(())
+}
+
 /// Takes a new, empty session key ring.
 pub(crate) fn join_new_session_keyring() -> io::Result<()> {
     // SAFETY: a null name asks for an anonymous ring; the call reads no memory.
