@@ -7,8 +7,8 @@ use std::time::{Duration, SystemTime};
 
 use nix::sys::signal::Signal;
 use scheduler::{
-    BuildReport, BuildRequest, Config, EventStream, Outcome, Scheduler, SchedulerHandle, Status,
-    Wanted,
+    BuildReport, BuildRequest, Config, Event, EventKind, EventStream, Outcome, Scheduler,
+    SchedulerHandle, Status, Wanted,
 };
 use serde_json::{Value, json};
 use store_model::Settings;
@@ -327,7 +327,8 @@ impl Run<'_> {
         }
     }
 
-    /// Kills what runs; builders' last words are thrown away, so that none waits for a reader.
+    /// Kills what runs, and says which build directories stay; builders' last words are thrown
+    /// away, so that none waits for a reader.
     async fn cancel(
         &self,
         signal: Signal,
@@ -340,11 +341,19 @@ impl Run<'_> {
             // A scheduler that has stopped has nothing left to cancel.
             let _report = (cancelled, building.await);
         };
-        let drained = async { while events.recv().await.is_some() {} };
         let work = async {
+            let drained = async {
+                while let Some(event) = events.recv().await {
+                    say_what_was_kept(&event);
+                }
+            };
             tokio::select! {
                 () = cancelled => {}
                 () = drained => {}
+            }
+            // Everything that led to the report has been sent before it.
+            while let Ok(event) = events.try_recv() {
+                say_what_was_kept(&event);
             }
         };
         interrupts.clean_up(signal, work).await;
@@ -440,6 +449,18 @@ fn merge_statuses(left: u8, right: u8) -> u8 {
 )]
 fn now() -> SystemTime {
     SystemTime::now()
+}
+
+/// Says where a build that was cancelled left its directory.
+fn say_what_was_kept(event: &Event) {
+    if let EventKind::Finished(outcome) = &event.kind
+        && let Some(kept) = &outcome.kept_build_dir
+    {
+        say(&format!(
+            "note: keeping build directory '{}'\n",
+            kept.display()
+        ));
+    }
 }
 
 #[cfg(test)]
