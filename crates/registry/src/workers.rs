@@ -112,7 +112,13 @@ fn work<S>(name: &'static str, mut state: S, receiver: &Mutex<mpsc::Receiver<Job
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .blocking_recv();
-        let Some(job) = next else { return };
+        let Some(job) = next else {
+            // One after another: of two connections that close at once each finds the other still
+            // there, and neither folds the database's log.
+            let _turn = receiver.lock().unwrap_or_else(PoisonError::into_inner);
+            drop(state);
+            return;
+        };
         if catch_unwind(AssertUnwindSafe(|| job(&mut state))).is_err() {
             tracing::error!("a job of the registry's {name} thread panicked");
         }

@@ -269,7 +269,7 @@ async fn a_tree_too_deep_for_any_reader_is_refused() {
     fs::create_dir(&out).unwrap();
     scratch.hand_over();
     let open = |dir: &fs::File, name| -> fs::File {
-        let flags = rustix::fs::OFlags::DIRECTORY;
+        let flags = rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
         let opened = rustix::fs::openat(dir, name, flags, rustix::fs::Mode::empty());
         opened.unwrap().into()
     };
