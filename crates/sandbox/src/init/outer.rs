@@ -228,9 +228,10 @@ fn start_builder(
     filters: &Filters,
 ) -> Result<Builder, Failure> {
     let mapping = launch.plan.mapping.as_ref();
-    // A mount namespace that a lesser user namespace owns has every mount in it locked: nobody can
-    // take the inputs' covers off or make them writable, not even root of a further namespace.
-    let flags = mapping.map_or(0, |_| libc::CLONE_NEWUSER | libc::CLONE_NEWNS);
+    // The mount namespace stays the one that was made above: a greater user namespace owns it, so
+    // nobody in the builder's may change a mount of it, and a copy of it that a further namespace
+    // makes has every mount locked. A copy made here would lock no more and cost every mount twice.
+    let flags = mapping.map_or(0, |_| libc::CLONE_NEWUSER);
     // The builder's process inherits it, and of a hidden process nobody may write the id maps.
     capabilities::set_memory(Memory::Readable)?;
     let (gate_inside, gate) =
