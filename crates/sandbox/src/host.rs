@@ -14,13 +14,13 @@ use crate::environment::{
 };
 use crate::init::Profile;
 use crate::launch::find_launcher;
-use crate::plan::{needs_overlay, plan};
+use crate::plan::plan;
 use crate::spec::{
     Identity, Isolation, Kvm, NestedNamespaces, Network, SandboxSpec, SandboxView, Switch,
 };
 use crate::user_pool::UserPool;
 use crate::wire::Launch;
-use crate::workspace::{Owner, Places, ScratchPlace, Workspace};
+use crate::workspace::{Owner, Places, Reuse, ScratchPlace, Workspace};
 use crate::{Error, StartBuild};
 
 /// What all builds share.
@@ -127,14 +127,13 @@ impl Host {
         };
         let is_root = user.is_some();
         let place = match (confinement, is_root) {
-            (Confinement::Sandboxed, _) if needs_overlay(request.input_paths.len()) => {
-                ScratchPlace::InStoreForOverlay
-            }
-            (Confinement::Sandboxed, _) => ScratchPlace::InStore,
+            (Confinement::Sandboxed, _) => ScratchPlace::InStore(reuse(derivation, settings)),
             (Confinement::Unsandboxed, true) => ScratchPlace::BesideBuild,
             (Confinement::Unsandboxed, false) => ScratchPlace::StoreItself,
         };
-        let workspace = Workspace::create(&self.places, &request.drv_path, place, owner, user)?;
+        let inputs = request.input_paths.iter().map(StorePath::base_name);
+        let (places, drv_path) = (&self.places, &request.drv_path);
+        let workspace = Workspace::create(places, drv_path, inputs, place, owner, user)?;
 
         let build_dir_inside = match confinement {
             Confinement::Sandboxed => settings.sandbox_build_dir.clone(),
@@ -153,8 +152,8 @@ impl Host {
         )?;
         workspace.write_files(&files)?;
         let isolation = match place {
-            ScratchPlace::InStore | ScratchPlace::InStoreForOverlay => {
-                Isolation::Sandbox(Box::new(self.view(request, &workspace, place)?))
+            ScratchPlace::InStore(_) => {
+                Isolation::Sandbox(Box::new(self.view(request, &workspace)?))
             }
             ScratchPlace::BesideBuild => Isolation::OverlaidStore {
                 store_dir: self.layout.real_store_dir.clone(),
@@ -206,12 +205,7 @@ impl Host {
             .collect()
     }
 
-    fn view(
-        &self,
-        request: &StartBuild,
-        workspace: &Workspace,
-        place: ScratchPlace,
-    ) -> Result<SandboxView, Error> {
+    fn view(&self, request: &StartBuild, workspace: &Workspace) -> Result<SandboxView, Error> {
         let (derivation, settings) = (&*request.derivation, &*request.settings);
         let mut host_paths = settings.sandbox_paths.clone();
         host_paths.extend(impure_paths(derivation, settings)?);
@@ -220,13 +214,7 @@ impl Host {
             store_dir: PathBuf::from(self.layout.store_dir.as_str()),
             real_store_dir: self.layout.real_store_dir.clone(),
             scratch_store: workspace.scratch().path.clone(),
-            overlay_work: (place == ScratchPlace::InStoreForOverlay)
-                .then(|| workspace.overlay_work()),
-            inputs: request
-                .input_paths
-                .iter()
-                .map(|path| path.base_name().to_owned())
-                .collect(),
+            inputs: workspace.inputs().clone(),
             tmp_dir: workspace.tmp_dir(),
             host_paths,
             shm_size: settings.sandbox_dev_shm_size.clone(),
@@ -246,6 +234,23 @@ impl Host {
                 NestedNamespaces::Denied
             },
         })
+    }
+}
+
+/// Returns which of a build's directories further builds may have.
+fn reuse(derivation: &Derivation, settings: &Settings) -> Reuse {
+    if derivation.is_fixed_output() {
+        return Reuse::Nothing;
+    }
+    // A file leads to no socket, and neither do the usual devices.
+    let is_file = |path: &SandboxPath| path.source.is_file();
+    let asks_for_more = derivation
+        .env
+        .contains_key(bstr::BStr::new("__impureHostDeps"));
+    if settings.sandbox_paths.iter().all(is_file) && !asks_for_more {
+        Reuse::Everything
+    } else {
+        Reuse::Private
     }
 }
 

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use store_model::settings::SandboxPath;
 
 use crate::spec::{
-    Identity, Isolation, Kvm, NestedNamespaces, Network, SANDBOX_GID, SANDBOX_UID, SandboxSpec,
-    SandboxView, Switch,
+    Identity, Inputs, Isolation, Kvm, NestedNamespaces, Network, SANDBOX_GID, SANDBOX_UID,
+    SandboxSpec, SandboxView, Switch,
 };
 
 /// What `sandbox-init` does for one build.
@@ -165,7 +165,7 @@ pub(crate) enum Step {
         /// The inputs' base names.
         names: Vec<String>,
     },
-    /// Shows store objects, read-only.
+    /// Shows store objects on their mount points, read-only.
     BindInputs {
         /// The store's real directory.
         source: PathBuf,
@@ -268,10 +268,6 @@ pub(crate) enum InnerStep {
     /// Loads the filter of system calls. Last, for it forbids some of the above.
     FilterSystemCalls(NestedNamespaces),
 }
-
-/// Closures of up to this many inputs get their mount points on the store's disk: a directory made
-/// and removed there costs 50 to 100 µs, an overlay 0.3 ms once and 25 µs for each input.
-const MAX_MOUNT_POINTS_ON_DISK: usize = 8;
 
 /// Turns a description into the steps that make it true.
 pub(crate) fn plan(spec: &SandboxSpec) -> Plan {
@@ -384,32 +380,26 @@ fn outer(spec: &SandboxSpec, view: &SandboxView) -> Vec<Step> {
 }
 
 fn store(view: &SandboxView) -> Vec<Step> {
-    let on_disk = view.inputs.len() <= MAX_MOUNT_POINTS_ON_DISK;
-    match &view.overlay_work {
-        Some(work) if !on_disk => vec![
+    match &view.inputs {
+        Inputs::Overlaid { work, names } => vec![
             directory(&view.store_dir, 0o755),
             Step::OverlayInputs {
                 upper: view.scratch_store.clone(),
                 work: work.clone(),
                 source: view.real_store_dir.clone(),
                 target: view.store_dir.clone(),
-                names: view.inputs.clone(),
+                names: names.clone(),
             },
         ],
-        _ => vec![
+        Inputs::Mounted(names) => vec![
             bind_own(&view.scratch_store, &view.store_dir),
             Step::BindInputs {
                 source: view.real_store_dir.clone(),
                 target: view.store_dir.clone(),
-                names: view.inputs.clone(),
+                names: names.clone(),
             },
         ],
     }
-}
-
-/// Returns whether the store of a closure of this size is made with an overlay.
-pub(crate) fn needs_overlay(n_inputs: usize) -> bool {
-    n_inputs > MAX_MOUNT_POINTS_ON_DISK
 }
 
 fn etc(network: Network, home: &Path) -> Vec<Step> {
@@ -594,8 +584,7 @@ mod tests {
             store_dir: "/nix/store".into(),
             real_store_dir: "/real/store".into(),
             scratch_store: "/real/store/x.drv.chroot/goalctl-store".into(),
-            overlay_work: None,
-            inputs: vec!["a-input".to_owned()],
+            inputs: Inputs::Mounted(vec!["a-input".to_owned()]),
             tmp_dir: "/state/builds/x/tmp".into(),
             host_paths: vec![
                 SandboxPath {
@@ -717,11 +706,13 @@ mod tests {
     }
 
     #[test]
-    fn many_inputs_take_no_mount_points_on_disk() {
+    fn an_overlay_takes_no_mount_points_on_disk() {
         let mut view = view(Network::Loopback, NestedNamespaces::Allowed);
-        view.inputs = (0..100).map(|idx| format!("input-{idx}")).collect();
-        view.overlay_work = Some("/real/store/x.drv.chroot/work".into());
-        let names = view.inputs.clone();
+        let names: Vec<_> = (0..100).map(|idx| format!("input-{idx}")).collect();
+        view.inputs = Inputs::Overlaid {
+            work: "/real/store/x.drv.chroot/work".into(),
+            names: names.clone(),
+        };
         let plan = plan_of(Isolation::Sandbox(Box::new(view)));
         position(
             &plan,

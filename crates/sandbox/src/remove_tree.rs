@@ -67,6 +67,34 @@ pub(crate) fn remove_tree(parent: impl AsFd, name: &CStr) -> io::Result<()> {
     Ok(())
 }
 
+/// Deletes everything in a directory but what is to be kept.
+///
+/// # Errors
+/// Something could not be deleted.
+pub(crate) fn remove_contents(
+    directory: impl AsFd,
+    is_kept: impl Fn(&CStr) -> bool,
+) -> io::Result<()> {
+    // Collected first: what a directory lists while it changes is anybody's guess.
+    for name in names_in(directory.as_fd())? {
+        if !is_kept(&name) {
+            remove_tree(directory.as_fd(), &name)?;
+        }
+    }
+    Ok(())
+}
+
+fn names_in(directory: impl AsFd) -> io::Result<Vec<CString>> {
+    let mut names = Vec::new();
+    for found in Dir::read_from(directory)? {
+        let found = found?;
+        if !matches!(found.file_name().to_bytes(), b"." | b"..") {
+            names.push(found.file_name().to_owned());
+        }
+    }
+    Ok(names)
+}
+
 /// Moves a directory of the lowest level into the topmost one.
 fn move_up(levels: &mut [Level], child: &CStr, n_moved: u64) -> io::Result<()> {
     // No builder's name has this byte pattern by accident, and a taken name is only an error.
@@ -86,13 +114,7 @@ impl Level {
         make_accessible(parent.as_fd(), name)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let directory = rustix::fs::openat(parent, name, flags, Mode::empty())?;
-        let mut names = Vec::new();
-        for found in Dir::read_from(&directory)? {
-            let found = found?;
-            if !matches!(found.file_name().to_bytes(), b"." | b"..") {
-                names.push(found.file_name().to_owned());
-            }
-        }
+        let names = names_in(&directory)?;
         Ok(Self {
             directory,
             name: name.to_owned(),

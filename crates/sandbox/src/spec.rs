@@ -80,10 +80,8 @@ pub(crate) struct SandboxView {
     pub(crate) real_store_dir: PathBuf,
     /// Host directory that becomes the builder's store.
     pub(crate) scratch_store: PathBuf,
-    /// What an overlay needs for itself, if the store is made of one.
-    pub(crate) overlay_work: Option<PathBuf>,
-    /// Base names of the store objects that it may read.
-    pub(crate) inputs: Vec<String>,
+    /// The store objects that it may read.
+    pub(crate) inputs: Inputs,
     /// Host directory that becomes `/tmp`.
     pub(crate) tmp_dir: PathBuf,
     /// What else of the host it sees.
@@ -96,6 +94,21 @@ pub(crate) struct SandboxView {
     pub(crate) network: Network,
     /// Whether it may make user namespaces of its own.
     pub(crate) nested_namespaces: NestedNamespaces,
+}
+
+/// The store objects that a builder may read, by their base names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Inputs {
+    /// Each is mounted on its mount point in the scratch store. Those that are symbolic links are
+    /// there already, and not in this list.
+    Mounted(Vec<String>),
+    /// An overlay shows mount points, and links, that are made in memory.
+    Overlaid {
+        /// What the overlay needs for itself, on the scratch store's disk.
+        work: PathBuf,
+        /// Of all of them.
+        names: Vec<String>,
+    },
 }
 
 /// Whether a builder sees `/dev/kvm`.

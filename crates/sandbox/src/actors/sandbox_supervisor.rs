@@ -252,7 +252,7 @@ impl Handler<DisposeBuild> for SandboxSupervisor {
         };
         match dispose.disposition {
             Disposition::Delete => {
-                self.do_chore(ctx, move || drop(workspace));
+                self.do_chore(ctx, move || workspace.dispose());
                 Box::pin(std::future::ready(Ok(None)))
             }
             Disposition::Keep => {
@@ -281,6 +281,8 @@ impl Handler<StopSandbox> for SandboxSupervisor {
         for (_, workspace) in std::mem::take(&mut self.finished).into_values() {
             self.do_chore(ctx, move || drop(workspace));
         }
+        let places = Arc::clone(&self.host.places);
+        self.do_chore(ctx, move || places.close());
         self.stop_if_done(ctx);
         Box::pin(async move {
             // It is only ever dropped when the actor itself is gone.

@@ -150,7 +150,7 @@ impl NewRoot {
         Ok(())
     }
 
-    /// Shows store objects in the directory at `target`, which is on the store's disk.
+    /// Shows store objects on the mount points that they have in the directory at `target`.
     pub(crate) fn bind_inputs(
         &self,
         source: &Path,
@@ -158,8 +158,7 @@ impl NewRoot {
         names: &[String],
     ) -> Result<(), Failure> {
         let (store, inside) = self.open_stores(source, target)?;
-        let mountable = make_mount_points(&store, &inside, names)?;
-        attach_inputs(&store, &inside, &mountable)
+        attach_inputs(&store, &inside, names)
     }
 
     /// Shows store objects in an overlay at `target`: its lower layer is a tmpfs that holds the
@@ -381,15 +380,20 @@ fn make_mount_points<'a>(
 }
 
 /// Mounts store objects on their mount points in `inside`, read-only.
-fn attach_inputs(store: &OwnedFd, inside: &OwnedFd, names: &[&str]) -> Result<(), Failure> {
+fn attach_inputs(
+    store: &OwnedFd,
+    inside: &OwnedFd,
+    names: &[impl AsRef<str>],
+) -> Result<(), Failure> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
         | OpenTreeFlags::AT_SYMLINK_NOFOLLOW;
     for name in names {
+        let name = name.as_ref();
         let operation = || format!("showing the input '{name}'");
-        let tree = rustix::mount::open_tree(store, *name, flags).context(operation)?;
+        let tree = rustix::mount::open_tree(store, name, flags).context(operation)?;
         let how = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-        rustix::mount::move_mount(&tree, EMPTY, inside, *name, how).context(operation)?;
+        rustix::mount::move_mount(&tree, EMPTY, inside, name, how).context(operation)?;
     }
     let operation = || "making the inputs read-only";
     // One call for all is cheaper than one for each; the store itself must stay writable.

@@ -13,4 +13,5 @@ mod identity;
 mod isolation;
 mod lab;
 mod logs;
+mod reuse;
 mod unsandboxed;
