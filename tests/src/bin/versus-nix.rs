@@ -1,6 +1,7 @@
 //! goalctl against genuine Nix 2.8: the same derivations, by turns, each time in a fresh store.
 //!
-//! `versus-nix [ROUNDS]` prints medians and ratios as a table. Run it on a quiet machine and in
+//! `versus-nix [ROUNDS [WHAT]]` prints medians and ratios as a table, of those rows whose title has
+//! WHAT in it. Run it on a quiet machine and in
 //! the release profile: `just versus-nix`.
 
 #![expect(clippy::print_stdout, reason = "the table is what the program is for")]
@@ -38,16 +39,24 @@ fn main() {
     );
     println!("| what | Nix 2.8 | goalctl | ratio |");
     println!("|---|---:|---:|---:|");
+    let wanted = std::env::args().nth(2).unwrap_or_default();
+    let is_wanted = |title: &str| title.contains(&wanted);
     for workload in workloads() {
+        if !is_wanted(workload.title) {
+            continue;
+        }
         compare(workload.title, n_rounds, |program, _| {
             workload.run(program, parent.path())
         });
     }
-    compare("lock hand-over from Nix", n_rounds, |program, round| {
-        let store = TestStore::beneath(parent.path(), Profile::native());
-        hand_over::prepare(&store);
-        hand_over::measure(&store, Program::GenuineNix, program, round)
-    });
+    let title = "lock hand-over from Nix";
+    if is_wanted(title) {
+        compare(title, n_rounds, |program, round| {
+            let store = TestStore::beneath(parent.path(), Profile::native());
+            hand_over::prepare(&store);
+            hand_over::measure(&store, Program::GenuineNix, program, round)
+        });
+    }
 }
 
 fn workloads() -> Vec<Workload> {

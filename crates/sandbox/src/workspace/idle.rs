@@ -48,13 +48,11 @@ impl Idle {
             .map(|store| store.effort(inputs))
             .enumerate()
             .min_by_key(|(_, effort)| *effort);
-        let n_missing = match best {
-            Some((_, effort)) => effort.n_missing,
-            None => {
-                let is_mounted = |input: &&Input| matches!(input, Input::Mounted(_));
-                inputs.values().filter(is_mounted).count()
-            }
-        };
+        let is_mounted = |input: &&Input| matches!(input, Input::Mounted(_));
+        let n_missing = best.map_or_else(
+            || inputs.values().filter(is_mounted).count(),
+            |(_, effort)| effort.n_missing,
+        );
         match n_missing.saturating_sub(N_FREE) {
             n_dear if n_dear <= self.n_earned => {
                 self.n_earned -= n_dear;

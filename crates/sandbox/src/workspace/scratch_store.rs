@@ -250,10 +250,13 @@ pub(super) fn classify<'a>(
             rustix::fs::statat(&real_store.directory, name, AtFlags::SYMLINK_NOFOLLOW).map_err(
                 Error::file("looking at the input", real_store.path.join(name)),
             )?;
-        let input = match FileType::from_raw_mode(stat.st_mode) {
-            FileType::Symlink => Input::Link,
-            FileType::Directory => Input::Mounted(Kind::Directory),
-            _ => Input::Mounted(Kind::File),
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        let input = if kind == FileType::Symlink {
+            Input::Link
+        } else if kind == FileType::Directory {
+            Input::Mounted(Kind::Directory)
+        } else {
+            Input::Mounted(Kind::File)
         };
         inputs.insert(name.to_owned(), input);
     }

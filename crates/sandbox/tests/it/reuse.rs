@@ -3,12 +3,13 @@
 use std::fs;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use actix::Addr;
 use sandbox::{Disposition, SandboxSupervisor, StopSandbox};
-use store_model::Derivation;
 use store_model::settings::SandboxPath;
+use store_model::{Derivation, StorePath};
+use tokio::time::Instant;
 
 use crate::lab::{Built, Lab, dispose, in_both_profiles};
 
@@ -172,7 +173,7 @@ async fn inputs(mut lab: Lab) {
         .await;
         let mut lines: Vec<&str> = built.assert_success().log.lines().collect();
         kinds_of_store.insert(lines.pop().unwrap().to_owned());
-        let expected: Vec<&str> = lab.inputs.iter().map(|path| path.base_name()).collect();
+        let expected: Vec<&str> = lab.inputs.iter().map(StorePath::base_name).collect();
         assert_eq!(lines, expected);
     }
     assert_eq!(kinds_of_store.len(), 2, "an overlay and the disk itself");
