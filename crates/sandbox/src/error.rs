@@ -33,17 +33,17 @@ pub enum Error {
         /// The kernel's answer.
         source: io::Error,
     },
-    /// Going on would run two builders as one user.
-    #[error(
-        "all {n_users} build users from {start_id} on are taken; raise 'id-count' or lower \
-         'max-jobs'"
-    )]
-    NoFreeUser {
-        /// The first one.
-        start_id: u32,
-        /// How many there are.
-        n_users: u32,
+    /// Going on would run builders as users that were not meant for it.
+    #[error("the group '{group}' of 'build-users-group' {why}")]
+    BuildUsersGroup {
+        /// The group.
+        group: String,
+        /// What is wrong with it.
+        why: String,
     },
+    /// Going on would build what nobody wants any more.
+    #[error("the build was given up while it waited for a build user")]
+    NoUserWanted,
     /// Going on would tell the launcher to build something else than what was asked.
     #[error("asking the launcher to run the builder")]
     Launcher {

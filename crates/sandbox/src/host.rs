@@ -16,9 +16,10 @@ use crate::init::Profile;
 use crate::launch::find_launcher;
 use crate::plan::plan;
 use crate::spec::{
-    Identity, Isolation, Kvm, NestedNamespaces, Network, SandboxSpec, SandboxView, Switch,
+    Identity, Isolation, Kvm, NestedNamespaces, Network, Predecessors, SandboxSpec, SandboxView,
+    Switch,
 };
-use crate::user_pool::UserPool;
+use crate::user_pool::{BuildUser, Origin, UserPool, Withdrawal};
 use crate::wire::Launch;
 use crate::workspace::{Owner, Places, Reuse, ScratchPlace, Workspace};
 use crate::{Error, StartBuild};
@@ -29,7 +30,7 @@ pub(crate) struct Host {
     pub(crate) layout: StoreLayout,
     pub(crate) places: Arc<Places>,
     /// Where builders get users of their own: only root can give them any.
-    users: Option<UserPool>,
+    pub(crate) users: Option<UserPool>,
     environment: HostEnvironment,
     pub(crate) launcher: PathBuf,
     n_cores: usize,
@@ -107,6 +108,7 @@ impl Host {
         &self,
         request: &StartBuild,
         confinement: Confinement,
+        user: Option<BuildUser>,
     ) -> Result<(Workspace, Launch), Error> {
         let (derivation, settings) = (&*request.derivation, &*request.settings);
         if derivation.is_builtin() {
@@ -114,20 +116,10 @@ impl Host {
                 builder: derivation.builder.to_string(),
             });
         }
-        let user = self.users.as_ref().map(UserPool::acquire).transpose()?;
-        let owner = match &user {
-            Some(user) => Owner {
-                uid: user.uid,
-                gid: user.uid,
-            },
-            None => Owner {
-                uid: rustix::process::geteuid().as_raw(),
-                gid: rustix::process::getegid().as_raw(),
-            },
-        };
+        let (owner, identity) = self.identity(user.as_ref());
         let is_root = user.is_some();
         let place = match (confinement, is_root) {
-            (Confinement::Sandboxed, _) => ScratchPlace::InStore(reuse(derivation, settings)),
+            (Confinement::Sandboxed, _) => ScratchPlace::InStore(self.reuse(derivation, settings)),
             (Confinement::Unsandboxed, true) => ScratchPlace::BesideBuild,
             (Confinement::Unsandboxed, false) => ScratchPlace::StoreItself,
         };
@@ -165,20 +157,7 @@ impl Host {
         };
         let spec = SandboxSpec {
             isolation,
-            identity: if is_root {
-                Identity {
-                    uid: owner.uid,
-                    gid: owner.gid,
-                    switch: Switch::Become,
-                }
-            } else {
-                // The unprivileged launcher is user 0 of a namespace that has no other user.
-                Identity {
-                    uid: 0,
-                    gid: 0,
-                    switch: Switch::Stay,
-                }
-            },
+            identity,
             build_dir: workspace.build_dir(),
             build_dir_inside,
             impersonate_linux_26: settings.impersonate_linux_26,
@@ -190,6 +169,81 @@ impl Host {
             program,
         };
         Ok((workspace, launch))
+    }
+
+    /// Takes a user for a builder, where builders have users of their own. Waits until one is free,
+    /// after saying so through `wait`.
+    ///
+    /// # Errors
+    /// A lock file cannot be opened; the build was given up.
+    pub(crate) fn acquire_user(
+        &self,
+        withdrawal: &Withdrawal,
+        wait: impl FnOnce(),
+    ) -> Result<Option<BuildUser>, Error> {
+        let users = self.users.as_ref();
+        users
+            .map(|users| users.acquire(withdrawal, wait))
+            .transpose()
+    }
+
+    /// Returns who owns a builder's files, and who the builder is.
+    fn identity(&self, user: Option<&BuildUser>) -> (Owner, Identity) {
+        let Some(user) = user else {
+            let owner = Owner {
+                uid: rustix::process::geteuid().as_raw(),
+                gid: rustix::process::getegid().as_raw(),
+            };
+            // The unprivileged launcher is user 0 of a namespace that has no other user.
+            let identity = Identity {
+                uid: 0,
+                gid: 0,
+                supplementary_gids: Vec::new(),
+                switch: Switch::Stay,
+                predecessors: Predecessors::None,
+            };
+            return (owner, identity);
+        };
+        let owner = Owner {
+            uid: user.uid,
+            gid: user.gid,
+        };
+        let origin = self.users.as_ref().map(|users| users.origin);
+        let identity = Identity {
+            uid: user.uid,
+            gid: user.gid,
+            supplementary_gids: user.supplementary_gids.clone(),
+            switch: Switch::Become,
+            predecessors: match origin {
+                Some(Origin::Group) => Predecessors::Possible,
+                Some(Origin::Range) | None => Predecessors::None,
+            },
+        };
+        (owner, identity)
+    }
+
+    /// Returns which of a build's directories further builds may have.
+    fn reuse(&self, derivation: &Derivation, settings: &Settings) -> Reuse {
+        if derivation.is_fixed_output() {
+            return Reuse::Nothing;
+        }
+        // A file leads to no socket, and neither do the usual devices.
+        let is_file = |path: &SandboxPath| path.source.is_file();
+        let asks_for_more = derivation
+            .env
+            .contains_key(bstr::BStr::new("__impureHostDeps"));
+        let shares_group = self
+            .users
+            .as_ref()
+            .is_some_and(|users| users.origin == Origin::Group);
+        if settings.sandbox_paths.iter().all(is_file) && !asks_for_more {
+            Reuse::Everything
+        } else if shares_group {
+            // Another builder may write what the group may.
+            Reuse::Nothing
+        } else {
+            Reuse::Private
+        }
     }
 
     /// Returns where a build's outputs are in its scratch directory.
@@ -234,23 +288,6 @@ impl Host {
                 NestedNamespaces::Denied
             },
         })
-    }
-}
-
-/// Returns which of a build's directories further builds may have.
-fn reuse(derivation: &Derivation, settings: &Settings) -> Reuse {
-    if derivation.is_fixed_output() {
-        return Reuse::Nothing;
-    }
-    // A file leads to no socket, and neither do the usual devices.
-    let is_file = |path: &SandboxPath| path.source.is_file();
-    let asks_for_more = derivation
-        .env
-        .contains_key(bstr::BStr::new("__impureHostDeps"));
-    if settings.sandbox_paths.iter().all(is_file) && !asks_for_more {
-        Reuse::Everything
-    } else {
-        Reuse::Private
     }
 }
 

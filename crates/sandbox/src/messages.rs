@@ -51,6 +51,8 @@ pub struct BuildProgress {
 /// What can happen to a build, in this order.
 #[derive(Debug)]
 pub enum BuildEvent {
+    /// All build users are taken; the builder starts as soon as there is one.
+    AwaitingUser,
     /// The builder runs.
     Started(BuilderStarted),
     /// It wrote whole lines (or a part of a line longer than 64 KiB, or the unfinished last one).

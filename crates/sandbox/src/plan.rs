@@ -10,13 +10,16 @@ use serde::{Deserialize, Serialize};
 use store_model::settings::SandboxPath;
 
 use crate::spec::{
-    Identity, Inputs, Isolation, Kvm, NestedNamespaces, Network, SANDBOX_GID, SANDBOX_UID,
-    SandboxSpec, SandboxView, Switch,
+    Identity, Inputs, Isolation, Kvm, NestedNamespaces, Network, Predecessors, SANDBOX_GID,
+    SANDBOX_UID, SandboxSpec, SandboxView, Switch,
 };
 
 /// What `sandbox-init` does for one build.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Plan {
+    /// The uid of which every process is killed before anything else happens, since an earlier
+    /// build may have left some.
+    pub(crate) cleared_uid: Option<u32>,
     /// Which namespaces the build's first process starts in.
     pub(crate) namespaces: Vec<Namespace>,
     /// What that process does.
@@ -217,11 +220,6 @@ pub(crate) enum Step {
     EnterRoot,
     /// Offers the build to the out-of-memory killer first.
     VolunteerForOom,
-    /// Kills whatever an earlier build left running under this uid.
-    ClearUser {
-        /// The uid.
-        uid: u32,
-    },
 }
 
 /// One thing that the builder's process does, in this order, before it is the builder.
@@ -235,6 +233,8 @@ pub(crate) enum InnerStep {
         uid: u32,
         /// The gid.
         gid: u32,
+        /// Further groups; in a user namespace of one's own there can be none.
+        supplementary_gids: Vec<u32>,
     },
     /// Asks to be killed with its parent. After the ids, for changing them forgets it.
     DieWithParent,
@@ -279,11 +279,9 @@ pub(crate) fn plan(spec: &SandboxSpec) -> Plan {
             overlay_work,
             outer_build_dir,
         } => Plan {
+            cleared_uid: Some(spec.identity.uid),
             namespaces: vec![Namespace::Mount],
             outer: vec![
-                Step::ClearUser {
-                    uid: spec.identity.uid,
-                },
                 Step::DetachFromHost,
                 Step::OverlayStore {
                     store_dir: store_dir.clone(),
@@ -302,6 +300,7 @@ pub(crate) fn plan(spec: &SandboxSpec) -> Plan {
             descendants: Descendants::OfUser(spec.identity.uid),
         },
         Isolation::Bare => Plan {
+            cleared_uid: None,
             namespaces: Vec::new(),
             outer: vec![Step::VolunteerForOom],
             mapping: None,
@@ -324,6 +323,7 @@ fn sandboxed(spec: &SandboxSpec, view: &SandboxView) -> Plan {
     }
     let Identity { uid, gid, .. } = spec.identity;
     Plan {
+        cleared_uid: (spec.identity.predecessors == Predecessors::Possible).then_some(uid),
         namespaces,
         outer: outer(spec, view),
         mapping: Some(IdMapping {
@@ -495,11 +495,13 @@ fn inner(spec: &SandboxSpec, nested_namespaces: NestedNamespaces) -> Vec<InnerSt
         steps.push(InnerStep::BecomeUser {
             uid: SANDBOX_UID,
             gid: SANDBOX_GID,
+            supplementary_gids: Vec::new(),
         });
     } else if spec.identity.switch == Switch::Become {
         steps.push(InnerStep::BecomeUser {
             uid: spec.identity.uid,
             gid: spec.identity.gid,
+            supplementary_gids: spec.identity.supplementary_gids.clone(),
         });
     }
     let build_dir = if sandboxed {

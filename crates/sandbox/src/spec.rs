@@ -50,14 +50,27 @@ pub(crate) enum Isolation {
 }
 
 /// Who runs a builder, in the numbers of the user namespace that the launcher lives in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Identity {
     /// The user.
     pub(crate) uid: u32,
-    /// The only group.
+    /// The group; in a sandbox the only one.
     pub(crate) gid: u32,
+    /// Other groups of the user.
+    pub(crate) supplementary_gids: Vec<u32>,
     /// Whether the launcher may change its own user at all.
     pub(crate) switch: Switch,
+    /// Whether processes of this user may run already.
+    pub(crate) predecessors: Predecessors,
+}
+
+/// Whether somebody may have left processes of a builder's user running.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Predecessors {
+    /// Nobody else has the user, or builders of nobody else.
+    None,
+    /// Another program may have.
+    Possible,
 }
 
 /// Whether a builder outside the sandbox gets another user than the launcher's.

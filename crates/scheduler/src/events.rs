@@ -72,6 +72,8 @@ pub enum WaitReason {
         /// Who, where known.
         holder: LockOwner,
     },
+    /// All build users are taken; it holds a slot meanwhile.
+    BuildUser,
     /// Its outputs are hashed and registered; no slot is held.
     Registration,
 }

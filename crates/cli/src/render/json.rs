@@ -58,6 +58,7 @@ fn wait_reason(reason: &WaitReason, store_dir: &StoreDir) -> Value {
     match reason {
         WaitReason::Inputs { n_pending } => json!({"for": "inputs", "pending": n_pending}),
         WaitReason::Slot => json!({"for": "slot"}),
+        WaitReason::BuildUser => json!({"for": "buildUser"}),
         WaitReason::Registration => json!({"for": "registration"}),
         WaitReason::Lock { path, holder } => {
             let lock = store_dir.print(path);

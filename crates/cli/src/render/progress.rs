@@ -178,6 +178,7 @@ struct Waits<'a> {
     n_goals: usize,
     n_inputs: usize,
     n_slot: usize,
+    n_build_user: usize,
     n_registration: usize,
     locks: Vec<(&'a StorePath, LockOwner)>,
 }
@@ -188,6 +189,7 @@ impl<'a> Waits<'a> {
         match reason {
             WaitReason::Inputs { .. } => self.n_inputs += 1,
             WaitReason::Slot => self.n_slot += 1,
+            WaitReason::BuildUser => self.n_build_user += 1,
             WaitReason::Registration => self.n_registration += 1,
             WaitReason::Lock { holder, .. } => self.locks.push((goal.key.path(), *holder)),
         }
@@ -198,6 +200,7 @@ impl<'a> Waits<'a> {
         for (n_goals, what) in [
             (self.n_registration, "being registered"),
             (self.n_slot, "waiting for a build slot"),
+            (self.n_build_user, "waiting for a build user"),
             (self.n_inputs, "waiting for inputs"),
         ] {
             if n_goals > 0 {

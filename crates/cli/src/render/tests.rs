@@ -123,7 +123,7 @@ fn what_went_well_or_failed_for_another_is_not_an_error() {
 fn the_live_view_counts_and_says_what_waits_for_what() {
     let mut progress = Progress::default();
     let name = |idx: u32| format!("{}-goal-{idx}.drv", &DRV[..32]);
-    for idx in 0..8 {
+    for idx in 0..9 {
         progress.update(&event(idx, 0, created(&name(idx))));
     }
     let built = Outcome::success(Status::Built, BTreeMap::new());
@@ -138,16 +138,18 @@ fn the_live_view_counts_and_says_what_waits_for_what() {
         (5, 1, waiting(WaitReason::Inputs { n_pending: 1 })),
         (6, 1, waiting(lock())),
         (7, 1, waiting(WaitReason::Registration)),
+        (8, 1, waiting(WaitReason::BuildUser)),
     ] {
         progress.update(&event(goal, seconds, kind));
     }
     assert_eq!(
         progress.lines(at(75), 12, Style::Plain),
         [
-            "1 built, 2 running, 4 waiting, 1 failed",
+            "1 built, 2 running, 5 waiting, 1 failed",
             "  goal-3 1m10s ",
             "  goal-2 1m05s last",
-            "  1 being registered; 1 waiting for a build slot; 1 waiting for inputs; \
+            "  1 being registered; 1 waiting for a build slot; 1 waiting for a build user; \
+             1 waiting for inputs; \
              goal-6 waiting for a lock held by process 77",
         ]
     );

@@ -29,6 +29,7 @@ use crate::build_log::{lines::MAX_LINE_LEN, terminal};
 use crate::error::chain;
 use crate::host::{Confinement, Host};
 use crate::launch::Launcher;
+use crate::user_pool::Withdrawal;
 use crate::wire::{Ending, News};
 use crate::workspace::Workspace;
 use crate::{
@@ -43,6 +44,8 @@ pub(crate) struct BuilderSession {
     confinement: Confinement,
     launcher: Arc<Launcher>,
     supervisor: WeakAddr<SandboxSupervisor>,
+    /// Wakes the worker if it waits for a build user.
+    withdrawal: Arc<Withdrawal>,
     /// Wakes the log's reader when the builder is gone.
     stop_log: Option<Arc<OwnedFd>>,
     budget: Arc<Semaphore>,
@@ -78,6 +81,8 @@ struct FinishedWork {
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "()")]
 enum WorkNews {
+    /// There is no build user for the builder yet.
+    AwaitingUser,
     /// The builder will run as this user.
     Prepared { builder_uid: u32 },
     /// The launcher has been asked, so it can also be asked to kill.
@@ -114,6 +119,7 @@ impl BuilderSession {
             confinement,
             launcher,
             supervisor,
+            withdrawal: Arc::default(),
             stop_log: None,
             budget: Arc::new(Semaphore::new(BUDGET_BYTES)),
             builder_uid: 0,
@@ -134,6 +140,7 @@ impl BuilderSession {
             host: Arc::clone(&self.host),
             confinement: self.confinement,
             launcher: Arc::clone(&self.launcher),
+            withdrawal: Arc::clone(&self.withdrawal),
             stop_log,
             budget: Arc::clone(&self.budget),
             session: ctx.address().recipient(),
@@ -181,6 +188,9 @@ impl BuilderSession {
     fn kill(&self) {
         // Before that the launcher would not know which build is meant.
         if !self.is_launched {
+            if let Some(users) = &self.host.users {
+                users.withdraw(&self.withdrawal);
+            }
             return;
         }
         let (launcher, build_id) = (Arc::clone(&self.launcher), self.request.build_id.0);
@@ -338,6 +348,7 @@ impl Handler<WorkNews> for BuilderSession {
 
     fn handle(&mut self, news: WorkNews, _ctx: &mut Self::Context) {
         match news {
+            WorkNews::AwaitingUser => self.tell(BuildEvent::AwaitingUser),
             WorkNews::Prepared { builder_uid } => self.builder_uid = builder_uid,
             WorkNews::Launched => {
                 self.is_launched = true;
@@ -418,6 +429,7 @@ struct Work {
     host: Arc<Host>,
     confinement: Confinement,
     launcher: Arc<Launcher>,
+    withdrawal: Arc<Withdrawal>,
     stop_log: Arc<OwnedFd>,
     budget: Arc<Semaphore>,
     session: Recipient<WorkNews>,
@@ -427,7 +439,12 @@ struct Work {
 impl Work {
     /// Prepares the build, has it launched, and reads its log until it ends.
     fn run(self, runtime: Handle) -> FinishedWork {
-        let (workspace, launch) = match self.host.prepare(&self.request, self.confinement) {
+        let wait = || self.session.do_send(WorkNews::AwaitingUser);
+        let prepared = self
+            .host
+            .acquire_user(&self.withdrawal, wait)
+            .and_then(|user| self.host.prepare(&self.request, self.confinement, user));
+        let (workspace, launch) = match prepared {
             Ok(prepared) => prepared,
             Err(error) => return FinishedWork::failed(error),
         };

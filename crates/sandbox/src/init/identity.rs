@@ -34,6 +34,12 @@ pub(crate) fn write_maps(
     write("gid_map", format!("{} {} 1", groups.0, groups.1))
 }
 
+/// Is in these groups besides its own from now on, and in no others.
+pub(crate) fn join_groups(gids: &[u32]) -> Result<(), Failure> {
+    let groups: Vec<Gid> = gids.iter().copied().map(Gid::from_raw).collect();
+    nix::unistd::setgroups(&groups).context(|| "joining the build user's groups")
+}
+
 /// Becomes another user with one group and no way back.
 pub(crate) fn become_user(uid: u32, gid: u32) -> Result<(), Failure> {
     let (user, group) = (Uid::from_raw(uid), Gid::from_raw(gid));

@@ -79,7 +79,17 @@ fn perform(
 ) -> Result<(), Failure> {
     match step {
         InnerStep::LimitCapabilities => capabilities::limit(),
-        InnerStep::BecomeUser { uid, gid } => identity::become_user(*uid, *gid),
+        InnerStep::BecomeUser {
+            uid,
+            gid,
+            supplementary_gids,
+        } => {
+            // In a user namespace of its own it has no others, and may not even say so.
+            if !supplementary_gids.is_empty() {
+                identity::join_groups(supplementary_gids)?;
+            }
+            identity::become_user(*uid, *gid)
+        }
         InnerStep::DieWithParent => {
             rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
                 .context(|| "asking to die with process 1")

@@ -267,6 +267,11 @@ impl Launcher {
             None,
         )
         .context(|| "making a socket")?;
+        if let Some(uid) = launch.plan.cleared_uid {
+            // From here, for in a new pid namespace nobody sees them.
+            processes::kill_user(uid)
+                .context(|| format!("killing the processes of the build user {uid}"))?;
+        }
         let flags = clone_flags(&launch.plan.namespaces);
         match sys::clone_process(flags).context(|| namespaces_refused(flags))? {
             sys::Cloned::Child => {

@@ -138,9 +138,6 @@ fn perform_alone(step: &Step) -> Result<(), Failure> {
             drop(fs::write("/proc/self/oom_score_adj", "1000"));
             Ok(())
         }
-        Step::ClearUser { uid } => {
-            processes::kill_user(*uid).context(|| format!("killing the processes of user {uid}"))
-        }
         Step::MountRoot { .. }
         | Step::MakeDirectory { .. }
         | Step::WriteFile { .. }
@@ -206,8 +203,7 @@ fn perform_inside(step: &Step, root: &mut NewRoot) -> Result<(), Failure> {
         | Step::RaiseLoopback
         | Step::NameHost { .. }
         | Step::EnterRoot
-        | Step::VolunteerForOom
-        | Step::ClearUser { .. } => perform_alone(step),
+        | Step::VolunteerForOom => perform_alone(step),
     }
 }
 

@@ -37,7 +37,9 @@ fn plan_of(isolation: Isolation) -> Plan {
         identity: Identity {
             uid: 30_001,
             gid: 30_001,
+            supplementary_gids: vec![30_002],
             switch: Switch::Become,
+            predecessors: Predecessors::None,
         },
         build_dir: "/state/builds/x/build".into(),
         build_dir_inside: "/build".into(),
@@ -86,7 +88,8 @@ fn rights_go_after_everything_that_needs_them_and_the_filter_is_last() {
             InnerStep::LimitCapabilities,
             InnerStep::BecomeUser {
                 uid: 1000,
-                gid: 100
+                gid: 100,
+                supplementary_gids: Vec::new()
             },
             InnerStep::DieWithParent,
             InnerStep::LeaveSession,
@@ -163,7 +166,9 @@ fn without_a_sandbox_the_user_is_still_another_one() {
     let becomes = InnerStep::BecomeUser {
         uid: 30_001,
         gid: 30_001,
+        supplementary_gids: vec![30_002],
     };
+    assert_eq!(plan.cleared_uid, Some(30_001));
     assert!(plan.inner.contains(&becomes));
     assert!(plan.inner.contains(&InnerStep::DropCapabilities));
 }

@@ -18,7 +18,7 @@ use store_model::{Derivation, OutputName, Settings, StorePath};
 
 use super::questions::{load_derivation, query_outputs, register_outputs, scratch_outputs};
 use crate::error::chain;
-use crate::events::{EventKind, LockOwner};
+use crate::events::{EventKind, LockOwner, WaitReason};
 use crate::goal::derivation::{BuilderEnding, Disk, Effect, Event, Facts, State};
 use crate::goal::recipe::Recipe;
 use crate::goal::{BuildTimes, GoalId, GoalKey, Outcome, Status};
@@ -515,6 +515,9 @@ impl Handler<BuildProgress> for DerivationGoal {
 
     fn handle(&mut self, progress: BuildProgress, ctx: &mut Self::Context) {
         match progress.event {
+            BuildEvent::AwaitingUser => self.announce(EventKind::Waiting {
+                reason: WaitReason::BuildUser,
+            }),
             BuildEvent::Started(started) => self.announce(EventKind::Started {
                 pid: started.pid,
                 uid: started.uid,

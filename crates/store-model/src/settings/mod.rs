@@ -125,6 +125,8 @@ pub struct Settings {
     pub build_dir: Option<PathBuf>,
     /// The group whose members run builders (`build-users-group`); empty means none.
     pub build_users_group: String,
+    /// Whether builders get users of a range even if there is such a group (`auto-allocate-uids`).
+    pub auto_allocate_uids: bool,
     /// First uid that is given out where no group is usable (`start-id`).
     pub start_id: u32,
     /// How many uids from there (`id-count`).
@@ -174,6 +176,7 @@ impl Default for Settings {
             sandbox_dev_shm_size: "50%".to_owned(),
             build_dir: None,
             build_users_group: String::new(),
+            auto_allocate_uids: false,
             start_id: 872_415_232,
             id_count: 8_388_608,
             allow_nested_userns: true,

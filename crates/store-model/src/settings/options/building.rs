@@ -14,6 +14,11 @@ pub(super) const OPTIONS: &[SettingOption] = &[
         &[],
         Field::Paths(|s| &mut s.allowed_impure_host_deps),
     ),
+    implemented(
+        "auto-allocate-uids",
+        &[],
+        Field::Switch(|s| &mut s.auto_allocate_uids),
+    ),
     implemented("build-dir", &[], Field::OptionalPath(|s| &mut s.build_dir)),
     implemented(
         "build-users-group",

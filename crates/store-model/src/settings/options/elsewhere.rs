@@ -7,8 +7,6 @@ const NO_POLLING: &str =
 const SANDBOX_ALWAYS: &str =
     "a builder never runs without the sandbox unless 'sandbox' or its derivation says so";
 const NO_NEW_RIGHTS: &str = "a builder never gains rights that it did not begin with";
-const OWN_IDENTITY: &str =
-    "every build has an identity of its own where goalctl is root and no group is usable";
 const CONTROL_GROUPS: &str =
     "resources are limited by control groups wherever the system lets goalctl make them";
 const BUILT_ONCE: &str = "it concerns repeated builds, and a build runs once";
@@ -43,7 +41,6 @@ pub(super) const OPTIONS: &[SettingOption] = &[
     without_effect("allowed-uris", &[], EVALUATOR),
     without_effect("allowed-users", &[], CLIENTS),
     without_effect("always-allow-substitutes", &[], DOWNLOADS),
-    without_effect("auto-allocate-uids", &[], OWN_IDENTITY),
     without_effect("auto-optimise-store", &[], NOT_LINKED),
     without_effect("bash-prompt", &[], NIX_PROGRAM),
     without_effect("bash-prompt-prefix", &[], NIX_PROGRAM),
