@@ -11,8 +11,8 @@ use actix::Message;
 use store_model::derivation::IngestionMethod;
 use store_model::{Derivation, Hash, OutputName, PathInfo, StorePath};
 
-use crate::Error;
 use crate::path_lock::HeldLocks;
+use crate::{CancelFlag, Error};
 
 /// Asked by anybody: what is known about one path; `None` if it is not valid.
 #[derive(Debug, Message)]
@@ -159,6 +159,10 @@ pub struct RegisterOutputs {
     pub outputs: Vec<ScratchOutput>,
     /// What the contents may mention: the input closure and all outputs.
     pub reference_candidates: Arc<BTreeSet<StorePath>>,
+    /// Raised by the goal when nobody wants the outputs any more. What has been handed to the writer
+    /// by then becomes valid all the same; anything else is given up within moments, and the answer
+    /// says which it was.
+    pub cancel: CancelFlag,
 }
 
 /// Why outputs were not registered. Nothing of them is valid then, and nothing is left at their
@@ -182,9 +186,22 @@ pub enum RegisterError {
         /// What the output has.
         got: Box<Hash>,
     },
+    /// The goal raised the request's flag. What has not been read yet lies where its builder left it.
+    #[error("registering the outputs was cancelled")]
+    Cancelled,
     /// The store failed, not the builder.
     #[error(transparent)]
-    Store(#[from] Error),
+    Store(Error),
+}
+
+impl From<Error> for RegisterError {
+    fn from(error: Error) -> Self {
+        if matches!(error, Error::Cancelled) {
+            Self::Cancelled
+        } else {
+            Self::Store(error)
+        }
+    }
 }
 
 /// Sent by the command line and the library: puts a text file, such as a derivation, into the
@@ -255,8 +272,8 @@ pub struct AddIndirectRoot {
     pub target: StorePath,
 }
 
-/// Sent once at the end: commits what is queued, removes the temporary roots file, ends the worker
-/// threads, and answers when they are gone.
+/// Sent once at the end: gives up sources that are still being copied or read, commits what is
+/// queued, removes the temporary roots file, ends the worker threads, and answers when they are gone.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct StopRegistry;

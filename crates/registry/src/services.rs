@@ -5,7 +5,6 @@ use std::sync::Arc;
 use store_model::StorePath;
 use tokio::sync::watch;
 
-use crate::Error;
 use crate::db::Database;
 use crate::db::connection::SchemaGuard;
 use crate::derivations::Derivations;
@@ -15,6 +14,7 @@ use crate::path_lock::PathLocker;
 use crate::roots::TempRoots;
 use crate::workers::{WorkQueue, WorkerPool};
 use crate::writer::Writer;
+use crate::{CancelFlag, Error};
 
 /// What a task of the registry can ask for. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -43,6 +43,8 @@ pub(crate) struct Pools {
     pub(crate) guard: SchemaGuard,
     /// Dropped to tell the tasks that wait for others.
     pub(crate) running: watch::Sender<()>,
+    /// Raised to tell the ingest threads that nobody waits for them any more.
+    pub(crate) given_up: CancelFlag,
 }
 
 impl Pools {
@@ -51,6 +53,7 @@ impl Pools {
     /// Those who make work for others end first.
     pub(crate) fn join(self) {
         drop(self.running);
+        self.given_up.raise();
         self.ingest.join();
         self.writer.join();
         self.derivations.join();

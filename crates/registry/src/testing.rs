@@ -14,10 +14,10 @@ use store_model::settings::StoreLayout;
 use store_model::{Hash, OutputName, PathInfo, Settings, StorePath};
 use tempfile::TempDir;
 
-use crate::Error;
 use crate::actors::StoreRegistry;
 use crate::messages::{RegisterError, RegisterOutputs, ScratchOutput, ScratchStore, StopRegistry};
 use crate::start::{Registry, start};
+use crate::{CancelFlag, Error};
 
 /// A uid that owns nothing on any machine.
 pub(crate) const BUILDER_UID: u32 = 872_415_000;
@@ -81,6 +81,17 @@ impl TestStore {
             .unwrap()
             .map(|listed| listed.unwrap().file_name().into_string().unwrap())
             .filter(|name| name != ".links" && !name.starts_with("tmp-"))
+            .collect()
+    }
+
+    /// Returns what lies in the working directories of registries.
+    pub(crate) fn staged(&self) -> BTreeSet<PathBuf> {
+        fs::read_dir(self.layout().real_store_dir)
+            .unwrap()
+            .map(|listed| listed.unwrap())
+            .filter(|listed| listed.file_name().as_encoded_bytes().starts_with(b"tmp-"))
+            .flat_map(|dir| fs::read_dir(dir.path()).unwrap())
+            .map(|listed| listed.unwrap().path())
             .collect()
     }
 
@@ -281,6 +292,7 @@ impl Scratch {
             builder_uid: self.builder_uid,
             outputs: self.outputs.clone(),
             reference_candidates: Arc::new(self.candidates.clone()),
+            cancel: CancelFlag::default(),
         }
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use actix::prelude::*;
 use registry::{
-    AwaitLock, DiscardInvalidPaths, LockAttempt, LockHolder, OutputLocks, QueryClosure,
+    AwaitLock, CancelFlag, DiscardInvalidPaths, LockAttempt, LockHolder, OutputLocks, QueryClosure,
     RegisterOutputs, ScratchStore, TryLockOutputs,
 };
 use sandbox::{
@@ -55,6 +55,8 @@ struct Build {
     id: BuildId,
     scratch: Option<ScratchOutputs>,
     has_exited: bool,
+    /// Raised when its outputs need not be registered any more.
+    cancel_registration: CancelFlag,
 }
 
 /// What a new goal is told.
@@ -123,6 +125,7 @@ impl DerivationGoal {
             Effect::StartBuild => self.start_build(ctx),
             Effect::CancelBuild => self.cancel_build(),
             Effect::RegisterOutputs(names) => self.register_outputs(&names, ctx),
+            Effect::CancelRegistration => self.cancel_registration(),
             Effect::DisposeBuild(Disposition::Delete) => self.delete_build(),
             Effect::DisposeBuild(Disposition::Keep) => self.keep_build(ctx),
             Effect::Announce(reason) => self.announce(EventKind::Waiting { reason }),
@@ -316,6 +319,7 @@ impl DerivationGoal {
             id: build_id,
             scratch: None,
             has_exited: false,
+            cancel_registration: CancelFlag::default(),
         });
         let start = StartBuild {
             build_id,
@@ -366,7 +370,11 @@ impl DerivationGoal {
     }
 
     fn register_outputs(&mut self, names: &BTreeSet<OutputName>, ctx: &mut Context<Self>) {
-        let Some(scratch) = self.build.as_ref().and_then(|build| build.scratch.clone()) else {
+        let registrable = self
+            .build
+            .as_ref()
+            .and_then(|build| Some((build.scratch.clone()?, build.cancel_registration.clone())));
+        let Some((scratch, cancel)) = registrable else {
             let message = "the builder left no outputs directory".to_owned();
             return self.advance(Event::ServiceFailed { message }, ctx);
         };
@@ -384,9 +392,16 @@ impl DerivationGoal {
             },
             outputs: scratch_outputs(&derivation, names),
             reference_candidates: Arc::new(candidates),
+            cancel,
         };
         let ports = Arc::clone(&self.ports);
         self.ask(register_outputs(ports, register), ctx);
+    }
+
+    fn cancel_registration(&self) {
+        if let Some(build) = &self.build {
+            build.cancel_registration.raise();
+        }
     }
 
     fn delete_build(&mut self) {
@@ -457,6 +472,8 @@ impl Actor for DerivationGoal {
         if self.build.as_ref().is_some_and(|build| !build.has_exited) {
             self.cancel_build();
         }
+        // Harmless once they are registered.
+        self.cancel_registration();
         self.delete_build();
         self.locks = None;
         self.lease = None;

@@ -103,6 +103,7 @@ pub(super) async fn register_outputs(
         Ok(Err(error @ RegisterError::HashMismatch { .. })) => {
             Ok(refused(Status::HashMismatch, &error))
         }
+        Ok(Err(RegisterError::Cancelled)) => Ok(Event::RegistrationCancelled),
         Ok(Err(error @ RegisterError::Store(_))) => Ok(refused(Status::MiscFailure, &error)),
         Err(error) => Err(chain(&error)),
     }
