@@ -10,6 +10,7 @@ use crate::db::connection::SchemaGuard;
 use crate::derivations::Derivations;
 use crate::ingest::{GoodPaths, Ingest, Trash};
 use crate::layout::Layout;
+use crate::messages::RootsLease;
 use crate::path_lock::PathLocker;
 use crate::roots::TempRoots;
 use crate::workers::{WorkQueue, WorkerPool};
@@ -75,6 +76,16 @@ impl Queues {
         question: impl FnOnce(&Database) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         self.readers.run(|database| question(database)).await
+    }
+
+    /// Keeps paths from the garbage collector.
+    ///
+    /// # Errors
+    /// The roots cannot be written, or their thread is gone.
+    pub(crate) async fn lend_roots(&self, paths: Vec<StorePath>) -> Result<RootsLease, Error> {
+        let queue = self.roots.downgrade();
+        // Made over there: an asker who is gone drops the lease with the answer.
+        self.roots.run(move |roots| roots.lend(paths, &queue)).await
     }
 
     /// Waits for a lock that somebody else holds.

@@ -97,6 +97,17 @@ impl TestStore {
 
     /// Runs the genuine `nix-store` on this store; returns its output.
     pub(crate) fn nix_store(&self, args: &[&str]) -> String {
+        let output = self.nix_store_command(args).output().unwrap();
+        assert!(
+            output.status.success(),
+            "nix-store {args:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Prepares the genuine `nix-store` to run on this store.
+    pub(crate) fn nix_store_command(&self, args: &[&str]) -> Command {
         // Nix's collector reads what every process has open, and gives up on the directories, too
         // deep to have a name, that other tests hold: it gets processes of its own to look at, and
         // inherits nothing.
@@ -105,20 +116,13 @@ impl TestStore {
         if !rustix::process::geteuid().is_root() {
             command.arg("--map-root-user");
         }
-        let output = command
+        command
             .arg("nix-store")
             .arg("--store")
             .arg(&self.root)
             .args(args)
-            .env("NIX_REMOTE", "")
-            .output()
-            .unwrap();
-        assert!(
-            output.status.success(),
-            "nix-store {args:?}: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        String::from_utf8(output.stdout).unwrap()
+            .env("NIX_REMOTE", "");
+        command
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use actix::prelude::*;
 use registry::{
     AwaitLock, CancelFlag, DiscardInvalidPaths, LockAttempt, LockHolder, OutputLocks, QueryClosure,
-    RegisterOutputs, ScratchStore, TryLockOutputs,
+    RegisterOutputs, RootsLease, ScratchStore, TryLockOutputs,
 };
 use sandbox::{
     BuildEvent, BuildExited, BuildId, BuildProgress, CancelBuild, DisposeBuild, Disposition,
@@ -41,6 +41,10 @@ pub(crate) struct DerivationGoal {
     /// The derivation: given by the client, or read from the store.
     derivation: Option<Arc<Derivation>>,
     has_rooted_outputs: bool,
+    /// Keeps the derivation and its outputs from the garbage collector.
+    roots: RootsLease,
+    /// How inputs ended, which keeps them from the garbage collector.
+    inputs: Vec<Arc<Outcome>>,
     /// Outputs of inputs that have ended, where the closure starts.
     input_roots: BTreeSet<StorePath>,
     input_closure: Arc<BTreeSet<StorePath>>,
@@ -79,6 +83,8 @@ impl DerivationGoal {
             wanted: new.wanted,
             derivation: new.derivation,
             has_rooted_outputs: false,
+            roots: RootsLease::default(),
+            inputs: Vec::new(),
             input_roots: BTreeSet::new(),
             input_closure: Arc::default(),
             lease: None,
@@ -173,7 +179,8 @@ impl DerivationGoal {
             .into_actor(self)
             .map(|answer, goal, ctx| {
                 let event = match answer {
-                    Ok(derivation) => {
+                    Ok((derivation, roots)) => {
+                        goal.roots.absorb(roots);
                         let printed_path = &goal.facts.printed_path;
                         let recipe = Recipe::new(printed_path, &derivation, &goal.settings);
                         goal.derivation = Some(derivation);
@@ -192,7 +199,19 @@ impl DerivationGoal {
         let outputs = self.output_paths();
         let needs_roots = !std::mem::replace(&mut self.has_rooted_outputs, true);
         let ports = Arc::clone(&self.ports);
-        self.ask(query_outputs(ports, outputs, needs_roots), ctx);
+        let answer = query_outputs(ports, outputs, needs_roots)
+            .into_actor(self)
+            .map(|answer, goal, ctx| {
+                let event = match answer {
+                    Ok((event, roots)) => {
+                        goal.roots.absorb(roots);
+                        event
+                    }
+                    Err(message) => Event::ServiceFailed { message },
+                };
+                goal.advance(event, ctx);
+            });
+        ctx.spawn(answer);
     }
 
     fn require_inputs(&mut self) {
@@ -214,8 +233,9 @@ impl DerivationGoal {
         tell(&self.ports.upward.require_inputs, require);
     }
 
-    /// Remembers the wanted outputs of an input that ended, for the closure.
-    fn note_input(&mut self, path: &StorePath, outcome: &Outcome) {
+    /// Remembers the wanted outputs of an input that ended, for the closure, and keeps them.
+    fn note_input(&mut self, path: &StorePath, outcome: &Arc<Outcome>) {
+        self.inputs.push(Arc::clone(outcome));
         let Some(derivation) = &self.derivation else {
             return;
         };
@@ -477,12 +497,15 @@ impl Actor for DerivationGoal {
         self.delete_build();
         self.locks = None;
         self.lease = None;
-        let outcome = self.outcome.take().unwrap_or_else(|| {
+        let mut outcome = self.outcome.take().unwrap_or_else(|| {
             Outcome::failure(
                 Status::Crashed,
                 format!("the goal of '{}' crashed", self.facts.printed_path),
             )
         });
+        if outcome.status.is_success() {
+            outcome.roots = std::mem::take(&mut self.roots);
+        }
         let ended = GoalEnded {
             goal: self.id,
             served: self.wanted.clone(),

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use registry::{
-    AddTempRoots, QueryDerivation, QueryValidPaths, RegisterError, RegisterOutputs, ScratchOutput,
+    AddTempRoots, QueryDerivation, QueryValidPaths, RegisterError, RegisterOutputs, RootsLease,
+    ScratchOutput,
 };
 use store_model::{Derivation, DerivationOutput, OutputName, StorePath};
 
@@ -38,55 +39,56 @@ pub(super) fn scratch_outputs(
         .collect()
 }
 
+/// Keeps paths from the garbage collector.
+pub(super) async fn lend_roots(ports: &Ports, paths: Vec<StorePath>) -> Result<RootsLease, String> {
+    let lent = ports.add_temp_roots.send(AddTempRoots { paths }).await;
+    lent.map_err(|error| chain(&error))?
+        .map_err(|error| chain(&error))
+}
+
+/// Returns a derivation, and what keeps it in the store. One that was given need not be there, but
+/// collectors know by its path whose the directories of its build are.
 pub(super) async fn load_derivation(
     ports: Arc<Ports>,
     drv_path: StorePath,
     given: Option<Arc<Derivation>>,
-) -> Result<Arc<Derivation>, String> {
+) -> Result<(Arc<Derivation>, RootsLease), String> {
+    let roots = lend_roots(&ports, vec![drv_path.clone()]).await?;
     if let Some(derivation) = given {
-        return Ok(derivation);
+        return Ok((derivation, roots));
     }
-    let paths = vec![drv_path.clone()];
-    let rooted = ports.add_temp_roots.send(AddTempRoots { paths }).await;
-    rooted
+    let read = ports.query_derivation.send(QueryDerivation { drv_path });
+    let derivation = read
+        .await
         .map_err(|error| chain(&error))?
         .map_err(|error| chain(&error))?;
-    let read = ports.query_derivation.send(QueryDerivation { drv_path });
-    read.await
-        .map_err(|error| chain(&error))?
-        .map_err(|error| chain(&error))
+    Ok((derivation, roots))
 }
 
+/// Asks which outputs are invalid; returns what keeps all of them, if they need to be kept first.
 pub(super) async fn query_outputs(
     ports: Arc<Ports>,
     outputs: Vec<(OutputName, StorePath)>,
     needs_roots: bool,
-) -> Result<Event, String> {
+) -> Result<(Event, RootsLease), String> {
     let paths: Vec<StorePath> = outputs.iter().map(|(_, path)| path.clone()).collect();
-    if needs_roots {
-        let roots = AddTempRoots {
-            paths: paths.clone(),
-        };
-        ports
-            .add_temp_roots
-            .send(roots)
-            .await
-            .map_err(|error| chain(&error))?
-            .map_err(|error| chain(&error))?;
-    }
+    let roots = if needs_roots {
+        lend_roots(&ports, paths.clone()).await?
+    } else {
+        RootsLease::default()
+    };
     let valid = ports
         .query_valid_paths
         .send(QueryValidPaths { paths })
         .await
         .map_err(|error| chain(&error))?
         .map_err(|error| chain(&error))?;
-    Ok(Event::OutputsQueried {
-        invalid: outputs
-            .into_iter()
-            .filter(|(_, path)| !valid.contains(path))
-            .map(|(name, _)| name)
-            .collect(),
-    })
+    let invalid = outputs
+        .into_iter()
+        .filter(|(_, path)| !valid.contains(path))
+        .map(|(name, _)| name)
+        .collect();
+    Ok((Event::OutputsQueried { invalid }, roots))
 }
 
 pub(super) async fn register_outputs(
