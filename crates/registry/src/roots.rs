@@ -36,7 +36,9 @@ pub(crate) struct TempRoots {
     layout: Arc<Layout>,
     /// Made with the first root.
     file: Option<RootsFile>,
-    /// The paths that the file has, and how many leases of each are out.
+    /// Kept until the registry stops, for itself.
+    own: Vec<StorePath>,
+    /// The other paths that the file has, and how many leases of each are out.
     lent: BTreeMap<StorePath, usize>,
     /// How many of them nobody has a lease of.
     n_idle: usize,
@@ -83,12 +85,23 @@ impl TempRoots {
         Ok(Self {
             layout,
             file: None,
+            own: Vec::new(),
             lent: BTreeMap::new(),
             n_idle: 0,
             returns,
             returned,
             awaits_collector: false,
         })
+    }
+
+    /// Keeps what the registry itself needs from the garbage collector until it stops.
+    ///
+    /// # Errors
+    /// The root cannot be written; the path may go at any time.
+    pub(crate) fn keep(&mut self, path: &StorePath) -> Result<(), Error> {
+        self.write(std::slice::from_ref(path))?;
+        self.own.push(path.clone());
+        Ok(())
     }
 
     /// Keeps `paths` from the garbage collector until the lease is dropped.
@@ -173,7 +186,8 @@ impl TempRoots {
             return Ok(Rewriting::Done);
         };
         let live = self.lent.iter().filter(|(_, n_leases)| **n_leases > 0);
-        let rewriting = file.rewrite(&self.layout, live.map(|(path, _)| path))?;
+        let left = self.own.iter().chain(live.map(|(path, _)| path));
+        let rewriting = file.rewrite(&self.layout, left)?;
         if rewriting == Rewriting::Done {
             self.lent.retain(|_, n_leases| *n_leases > 0);
             self.n_idle = 0;

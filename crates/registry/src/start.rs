@@ -82,7 +82,8 @@ fn start_threads(
         content_sync,
     )?;
     let deletion = WorkerPool::start("deletion", vec![()])?;
-    let staging = Arc::new(Staging::open(Arc::clone(layout))?);
+    let mut roots = TempRoots::open(Arc::clone(layout))?;
+    let staging = Arc::new(Staging::open(Arc::clone(layout), &mut roots)?);
     let trash = Trash {
         staging,
         queue: deletion.queue(),
@@ -118,7 +119,7 @@ fn start_threads(
         ingest: WorkerPool::start("ingest", ingest)?,
         writer,
         deletion,
-        roots: WorkerPool::start("roots", vec![TempRoots::open(Arc::clone(layout))?])?,
+        roots: WorkerPool::start("roots", vec![roots])?,
         guard,
         running,
         given_up,

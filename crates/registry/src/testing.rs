@@ -17,7 +17,7 @@ use tempfile::TempDir;
 use crate::actors::StoreRegistry;
 use crate::messages::{RegisterError, RegisterOutputs, ScratchOutput, ScratchStore, StopRegistry};
 use crate::start::{Registry, start};
-use crate::{CancelFlag, Error};
+use crate::{CancelFlag, Error, staging};
 
 /// A uid that owns nothing on any machine.
 pub(crate) const BUILDER_UID: u32 = 872_415_000;
@@ -80,7 +80,7 @@ impl TestStore {
         fs::read_dir(self.layout().real_store_dir)
             .unwrap()
             .map(|listed| listed.unwrap().file_name().into_string().unwrap())
-            .filter(|name| name != ".links" && !name.starts_with("tmp-"))
+            .filter(|name| name != ".links" && !name.ends_with(staging::NAME))
             .collect()
     }
 
@@ -89,7 +89,7 @@ impl TestStore {
         fs::read_dir(self.layout().real_store_dir)
             .unwrap()
             .map(|listed| listed.unwrap())
-            .filter(|listed| listed.file_name().as_encoded_bytes().starts_with(b"tmp-"))
+            .filter(|listed| listed.path().to_string_lossy().ends_with(staging::NAME))
             .flat_map(|dir| fs::read_dir(dir.path()).unwrap())
             .map(|listed| listed.unwrap().path())
             .collect()
