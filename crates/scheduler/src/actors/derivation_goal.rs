@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use actix::prelude::*;
 use registry::{
-    AwaitLock, CancelFlag, DiscardInvalidPaths, LockAttempt, LockHolder, OutputLocks, QueryClosure,
-    RegisterOutputs, RootsLease, ScratchStore, TryLockOutputs,
+    CancelFlag, LockAttempt, LockHolder, OutputLocks, QueryClosure, RegisterOutputs, RootsLease,
+    ScratchStore, TryLockOutputs,
 };
 use sandbox::{
     BuildEvent, BuildExited, BuildId, BuildProgress, CancelBuild, DisposeBuild, Disposition,
@@ -16,7 +16,10 @@ use sandbox::{
 use store_model::wanted_outputs::WantedOutputs;
 use store_model::{Derivation, OutputName, Settings, StorePath};
 
-use super::questions::{load_derivation, query_outputs, register_outputs, scratch_outputs};
+use super::questions::{
+    await_lock, discard_invalid_paths, load_derivation, query_outputs, register_outputs,
+    scratch_outputs, warn_of_unchecked,
+};
 use crate::error::chain;
 use crate::events::{EventKind, LockOwner};
 use crate::goal::derivation::{BuilderEnding, Disk, Effect, Event, Facts, State};
@@ -301,14 +304,7 @@ impl DerivationGoal {
 
     fn await_lock(&mut self, path: StorePath, ctx: &mut Context<Self>) {
         let ports = Arc::clone(&self.ports);
-        let question = async move {
-            match ports.await_lock.send(AwaitLock { path }).await {
-                Ok(Ok(())) => Ok(Event::LockFreed),
-                Ok(Err(error)) => Err(chain(&error)),
-                Err(error) => Err(chain(&error)),
-            }
-        };
-        self.ask(question, ctx);
+        self.ask(await_lock(ports, path), ctx);
     }
 
     fn discard_invalid_paths(&mut self, ctx: &mut Context<Self>) {
@@ -318,15 +314,7 @@ impl DerivationGoal {
             .map(|(_, path)| path)
             .collect();
         let ports = Arc::clone(&self.ports);
-        let question = async move {
-            let discard = DiscardInvalidPaths { paths };
-            match ports.discard_invalid_paths.send(discard).await {
-                Ok(Ok(())) => Ok(Event::InvalidPathsDiscarded),
-                Ok(Err(error)) => Err(chain(&error)),
-                Err(error) => Err(chain(&error)),
-            }
-        };
-        self.ask(question, ctx);
+        self.ask(discard_invalid_paths(ports, paths), ctx);
     }
 
     fn start_build(&mut self, ctx: &mut Context<Self>) {
@@ -454,21 +442,6 @@ impl DerivationGoal {
             }
         };
         self.ask(question, ctx);
-    }
-}
-
-/// Warns of checks that a derivation asks for and that are not made yet.
-fn warn_of_unchecked(printed_path: &str, derivation: &Derivation) {
-    const CHECKS: [&str; 4] = [
-        "allowedReferences",
-        "allowedRequisites",
-        "disallowedReferences",
-        "disallowedRequisites",
-    ];
-    for check in CHECKS {
-        if derivation.env.contains_key(check.as_bytes()) {
-            tracing::warn!("'{check}' of '{printed_path}' is not checked yet");
-        }
     }
 }
 

@@ -1,12 +1,12 @@
-//! What a derivation goal asks the registry: functions that know no actor, so that the answer can
-//! only become an event.
+//! What goals ask the registry and the lock keeper: functions that know no actor, so that the answer can
+//! only become an event. And what they warn of.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use registry::{
-    AddTempRoots, QueryDerivation, QueryValidPaths, RegisterError, RegisterOutputs, RootsLease,
-    ScratchOutput,
+    AddTempRoots, AwaitLock, DiscardInvalidPaths, QueryDerivation, QueryValidPaths, RegisterError,
+    RegisterOutputs, RootsLease, ScratchOutput,
 };
 use store_model::{Derivation, DerivationOutput, OutputName, StorePath};
 
@@ -91,6 +91,26 @@ pub(super) async fn query_outputs(
     Ok((Event::OutputsQueried { invalid }, roots))
 }
 
+pub(super) async fn await_lock(ports: Arc<Ports>, path: StorePath) -> Result<Event, String> {
+    match ports.await_lock.send(AwaitLock { path }).await {
+        Ok(Ok(())) => Ok(Event::LockFreed),
+        Ok(Err(error)) => Err(chain(&error)),
+        Err(error) => Err(chain(&error)),
+    }
+}
+
+pub(super) async fn discard_invalid_paths(
+    ports: Arc<Ports>,
+    paths: Vec<StorePath>,
+) -> Result<Event, String> {
+    let discard = DiscardInvalidPaths { paths };
+    match ports.discard_invalid_paths.send(discard).await {
+        Ok(Ok(())) => Ok(Event::InvalidPathsDiscarded),
+        Ok(Err(error)) => Err(chain(&error)),
+        Err(error) => Err(chain(&error)),
+    }
+}
+
 pub(super) async fn register_outputs(
     ports: Arc<Ports>,
     register: RegisterOutputs,
@@ -108,5 +128,20 @@ pub(super) async fn register_outputs(
         Ok(Err(RegisterError::Cancelled)) => Ok(Event::RegistrationCancelled),
         Ok(Err(error @ RegisterError::Store(_))) => Ok(refused(Status::MiscFailure, &error)),
         Err(error) => Err(chain(&error)),
+    }
+}
+
+/// Warns of checks that a derivation asks for and that are not made yet.
+pub(super) fn warn_of_unchecked(printed_path: &str, derivation: &Derivation) {
+    const CHECKS: [&str; 4] = [
+        "allowedReferences",
+        "allowedRequisites",
+        "disallowedReferences",
+        "disallowedRequisites",
+    ];
+    for check in CHECKS {
+        if derivation.env.contains_key(check.as_bytes()) {
+            tracing::warn!("'{check}' of '{printed_path}' is not checked yet");
+        }
     }
 }
