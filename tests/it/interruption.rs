@@ -22,6 +22,19 @@ echo here > /signals/ready
 sleep 1000
 ";
 
+/// A builder whose output takes minutes to hash and no room on the disk, except in a store whose
+/// `/signals/again` exists.
+const HUGE: &str = r"
+if [ -e /signals/again ]; then echo made > $out; exit 0; fi
+dd if=/dev/zero of=$out bs=1 count=1 seek=68719476735
+";
+
+/// How far into a file a program must be before a test believes that it has begun with it.
+const WELL_INTO_BYTES: u64 = 1 << 20;
+
+/// How long a program may take to begin.
+const PATIENCE: Duration = Duration::from_mins(1);
+
 /// A store in which a builder is stuck.
 #[derive(Debug)]
 struct Stuck {
@@ -62,6 +75,49 @@ fn an_interrupt_kills_the_builder_and_leaves_nothing() {
 #[test]
 fn a_termination_kills_the_builder_and_leaves_nothing() {
     assert_signal_ends_all(Signal::SIGTERM, 143);
+}
+
+#[test]
+fn a_signal_ends_the_hashing_of_a_huge_output_and_leaves_nothing() {
+    if !requirement::genuine_nix() {
+        return;
+    }
+    for (profile, (signal, status)) in Profile::all()
+        .into_iter()
+        .zip([(Signal::SIGINT, 130), (Signal::SIGTERM, 143)])
+    {
+        let store = TestStore::of(profile);
+        let drv = store.script("huge", HUGE);
+        let goalctl = store.build_with_signals(&drv).start();
+        // Builders write as processes of their own: this is goalctl, reading.
+        processes::await_progress(goalctl.pid(), &store.objects(), WELL_INTO_BYTES, PATIENCE);
+        let signalled_at = measure::now();
+        goalctl.signal(signal);
+        let finished = goalctl.finish();
+        finished.expect_status(status);
+        let took = finished.ended_at - signalled_at;
+        assert!(took < AT_ONCE, "it took {took:?} to end");
+        debris::assert_clean(&store);
+        assert!(!is_valid(&store, &store.output_of(&drv, "out")));
+        Stuck::assert_recovers(&store, &drv);
+    }
+}
+
+#[test]
+fn an_interrupt_ends_the_adding_of_a_large_file_and_leaves_nothing() {
+    let store = TestStore::new();
+    let source = store.dir().join("large");
+    let file = std::fs::File::create(&source).expect("a fresh file can be made");
+    file.set_len(4 << 30).expect("a sparse file takes no room");
+    let goalctl = store.goalctl(["add"]).arg(&source).start();
+    processes::await_progress(goalctl.pid(), store.dir(), WELL_INTO_BYTES, PATIENCE);
+    let signalled_at = measure::now();
+    goalctl.signal(Signal::SIGINT);
+    let finished = goalctl.finish();
+    finished.expect_status(130);
+    let took = finished.ended_at - signalled_at;
+    assert!(took < AT_ONCE, "it took {took:?} to end");
+    debris::assert_clean(&store);
 }
 
 #[test]

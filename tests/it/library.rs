@@ -2,14 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
-use it::{TestStore, binaries, debris};
+use it::{TestStore, binaries, debris, measure, requirement};
 use scheduler::{
     BuildRequest, Config, EventKind, HostEnvironment, Scheduler, SchedulerHandle, Status, Wanted,
 };
 use store_model::derivation::HashModuloCache;
 use store_model::settings::{SandboxPath, StoreLayout};
 use store_model::{Derivation, DerivationOutput, OutputName, Settings, StoreDir, StorePath};
+
+/// How long a worker thread may take to do what it was told.
+const PATIENCE: Duration = Duration::from_mins(1);
 
 #[test]
 fn a_derivation_that_is_in_no_store_is_built_without_being_put_there() {
@@ -140,6 +144,52 @@ fn one_derivation_that_two_requests_want_is_built_once() {
     });
     let runs = std::fs::read_to_string(store.signals().dir().join("runs"));
     assert_eq!(runs.expect("the builder ran"), "run\n");
+    debris::assert_clean(&store);
+}
+
+#[test]
+fn what_a_report_says_is_kept_as_long_as_the_report_and_no_longer() {
+    if !requirement::genuine_nix() {
+        return;
+    }
+    let store = TestStore::new();
+    block_on(async {
+        let scheduler = start(&store);
+        let mut reports = Vec::new();
+        let mut built = Vec::new();
+        for name in ["kept", "dropped"] {
+            let (drv_path, derivation) = in_memory(name, "echo $name > $out", &[]);
+            let building = scheduler.build_derivation(drv_path, derivation, settings(&store));
+            let report = building.await.expect("the scheduler runs");
+            let output = report.outcomes[0].1.outputs[&OutputName::default()].clone();
+            built.push(store.objects().join(output.base_name()));
+            reports.push(report);
+        }
+        store.collect_garbage();
+        assert!(built[0].exists() && built[1].exists());
+        reports.truncate(1);
+        // Two of four roots are idle now, the derivation's path and the output's; another goal's
+        // comes and goes, and they are more than half.
+        let absent: StorePath = format!("{}-absent", "2".repeat(32))
+            .parse()
+            .expect("a valid path");
+        let ensured = scheduler.ensure_path(absent, settings(&store)).await;
+        drop(ensured.expect("the scheduler runs"));
+        let roots = || {
+            let folder = store.state().join("temproots");
+            std::fs::read_to_string(folder.join(std::process::id().to_string()))
+                .expect("the scheduler has a roots file")
+        };
+        let deadline = measure::now() + PATIENCE;
+        while roots().contains("-dropped") {
+            assert!(measure::now() < deadline, "still roots: {:?}", roots());
+            tokio::task::yield_now().await;
+        }
+        store.collect_garbage();
+        assert!(built[0].exists(), "the report is still here");
+        assert!(!built[1].exists(), "nobody has its report any more");
+        scheduler.stop().await;
+    });
     debris::assert_clean(&store);
 }
 

@@ -122,6 +122,39 @@ pub fn await_none_touching(folder: &Path, at_most: Duration) {
     }
 }
 
+/// Waits until a process is at least `n_bytes` into a file below a folder, reading or writing it.
+///
+/// # Panics
+///
+/// If it is not after `at_most`.
+pub fn await_progress(pid: u32, folder: &Path, n_bytes: u64, at_most: Duration) {
+    let deadline = measure::now() + at_most;
+    while !is_well_into(pid, folder, n_bytes) {
+        assert!(
+            measure::now() < deadline,
+            "process {pid} does nothing with a file below {}",
+            folder.display()
+        );
+        // Nothing tells how far another process has read.
+        std::thread::yield_now();
+    }
+}
+
+fn is_well_into(pid: u32, folder: &Path, n_bytes: u64) -> bool {
+    let proc = PathBuf::from(format!("/proc/{pid}"));
+    let descriptors = std::fs::read_dir(proc.join("fd")).into_iter().flatten();
+    // Descriptors come and go while they are listed.
+    descriptors.flatten().any(|listed| {
+        let is_below = std::fs::read_link(listed.path()).is_ok_and(|file| file.starts_with(folder));
+        let facts = std::fs::read_to_string(proc.join("fdinfo").join(listed.file_name()));
+        let position = facts
+            .unwrap_or_default()
+            .lines()
+            .find_map(|line| line.strip_prefix("pos:")?.trim().parse::<u64>().ok());
+        is_below && position.is_some_and(|position| position >= n_bytes)
+    })
+}
+
 /// Returns the mounts below a folder in the test's own view.
 #[must_use]
 pub fn mounts_below(folder: &Path) -> Vec<String> {

@@ -301,6 +301,18 @@ impl TestStore {
             .expect("the database has Nix's tables");
     }
 
+    /// Has genuine Nix delete what nothing keeps.
+    pub fn collect_garbage(&self) {
+        // Nix's collector reads what every process has open, and gives up on the directories, too
+        // deep to have a name, that other tests hold: it gets processes of its own to look at.
+        let mut alone = Command::new("unshare");
+        alone.args(["--fork", "--pid", "--mount-proc"]);
+        if !nix::unistd::geteuid().is_root() {
+            alone.arg("--map-root-user");
+        }
+        self.nix_store(["--gc"]).under(alone).succeed();
+    }
+
     /// Returns the output path named `output` that a derivation of this store promises.
     #[must_use]
     pub fn output_of(&self, drv: &str, output: &str) -> String {

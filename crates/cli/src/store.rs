@@ -1,11 +1,14 @@
 //! The store, for questions that need no goal.
 
+use std::cell::RefCell;
+use std::rc::Rc;
+
 use actix::Addr;
 use actix::dev::ToEnvelope;
 use actix::prelude::*;
-use registry::{StopRegistry, StoreRegistry};
+use registry::{Added, RootsLease, StopRegistry, StoreRegistry};
 use store_model::settings::StoreLayout;
-use store_model::{Settings, StoreDir};
+use store_model::{Settings, StoreDir, StorePath};
 
 use crate::failure::{Failure, Result};
 
@@ -14,6 +17,8 @@ use crate::failure::{Failure, Result};
 pub(crate) struct Store {
     dir: StoreDir,
     registry: Addr<StoreRegistry>,
+    /// Keeps what was added from the garbage collector while there is a copy of this store.
+    added: Rc<RefCell<RootsLease>>,
 }
 
 impl Store {
@@ -27,6 +32,7 @@ impl Store {
         Ok(Self {
             dir: layout.store_dir.clone(),
             registry: services.store,
+            added: Rc::default(),
         })
     }
 
@@ -39,6 +45,7 @@ impl Store {
         Self {
             dir: layout.store_dir.clone(),
             registry: scheduler.store().clone(),
+            added: Rc::default(),
         }
     }
 
@@ -61,6 +68,21 @@ impl Store {
     {
         let answer = self.registry.send(message).await;
         Ok(answer.map_err(|_| Failure::message("the store has stopped"))??)
+    }
+
+    /// Has the registry add something, and keeps it; returns where it is.
+    ///
+    /// # Errors
+    /// As [`ask`](Self::ask).
+    pub(crate) async fn add<M>(&self, message: M) -> Result<StorePath>
+    where
+        M: Message<Result = std::result::Result<Added, registry::Error>> + Send + 'static,
+        StoreRegistry: Handler<M>,
+        <StoreRegistry as Actor>::Context: ToEnvelope<StoreRegistry, M>,
+    {
+        let Added { path, roots } = self.ask(message).await?;
+        self.added.borrow_mut().absorb(roots);
+        Ok(path)
     }
 
     /// Commits what is queued and ends the store's threads.

@@ -219,6 +219,9 @@ pub enum Error {
     /// and one transaction that they shared.
     #[error(transparent)]
     Shared(Arc<Error>),
+    /// Going on would keep a processor and a disk busy for an answer that nobody wants.
+    #[error("it was cancelled")]
+    Cancelled,
     /// Going on would use a store that is being left.
     #[error("the registry has stopped")]
     Stopped,

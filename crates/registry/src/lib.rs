@@ -19,6 +19,7 @@
 #![forbid(unsafe_code)]
 
 pub mod actors;
+mod cancel;
 pub mod error;
 pub mod messages;
 mod start;
@@ -44,6 +45,7 @@ mod workers;
 mod writer;
 
 pub use actors::{LockKeeper, StoreRegistry};
+pub use cancel::CancelFlag;
 pub use error::Error;
 pub use messages::*;
 pub use start::{Registry, start};

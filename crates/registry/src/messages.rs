@@ -11,8 +11,9 @@ use actix::Message;
 use store_model::derivation::IngestionMethod;
 use store_model::{Derivation, Hash, OutputName, PathInfo, StorePath};
 
-use crate::Error;
 use crate::path_lock::HeldLocks;
+use crate::roots::Loan;
+use crate::{CancelFlag, Error};
 
 /// Asked by anybody: what is known about one path; `None` if it is not valid.
 #[derive(Debug, Message)]
@@ -59,13 +60,40 @@ pub struct QueryGoodPaths {
 }
 
 /// Sent by goals before they ask for validity: keeps these paths from the garbage collector until
-/// the registry stops.
+/// the lease is dropped.
 #[derive(Debug, Message)]
-#[rtype(result = "Result<(), Error>")]
+#[rtype(result = "Result<RootsLease, Error>")]
 pub struct AddTempRoots {
     /// Paths, valid or not.
     pub paths: Vec<StorePath>,
 }
+
+/// Temporary roots on loan: the garbage collector leaves their paths alone until the last copy of
+/// the lease is dropped, or the registry stops.
+#[derive(Debug, Clone, Default)]
+pub struct RootsLease {
+    pub(crate) loans: Vec<Arc<Loan>>,
+}
+
+impl RootsLease {
+    /// Returns the paths that are kept, in the order in which they were asked for.
+    pub fn paths(&self) -> impl Iterator<Item = &StorePath> {
+        self.loans.iter().flat_map(|loan| &loan.paths)
+    }
+
+    /// Keeps what another lease keeps, too.
+    pub fn absorb(&mut self, other: Self) {
+        self.loans.extend(other.loans);
+    }
+}
+
+impl PartialEq for RootsLease {
+    fn eq(&self, other: &Self) -> bool {
+        self.paths().eq(other.paths())
+    }
+}
+
+impl Eq for RootsLease {}
 
 /// Sent by a goal that holds a slot, to the lock keeper: all locks or none, without waiting.
 #[derive(Debug, Message)]
@@ -159,6 +187,10 @@ pub struct RegisterOutputs {
     pub outputs: Vec<ScratchOutput>,
     /// What the contents may mention: the input closure and all outputs.
     pub reference_candidates: Arc<BTreeSet<StorePath>>,
+    /// Raised by the goal when nobody wants the outputs any more. What has been handed to the writer
+    /// by then becomes valid all the same; anything else is given up within moments, and the answer
+    /// says which it was.
+    pub cancel: CancelFlag,
 }
 
 /// Why outputs were not registered. Nothing of them is valid then, and nothing is left at their
@@ -182,15 +214,28 @@ pub enum RegisterError {
         /// What the output has.
         got: Box<Hash>,
     },
+    /// The goal raised the request's flag. What has not been read yet lies where its builder left it.
+    #[error("registering the outputs was cancelled")]
+    Cancelled,
     /// The store failed, not the builder.
     #[error(transparent)]
-    Store(#[from] Error),
+    Store(Error),
+}
+
+impl From<Error> for RegisterError {
+    fn from(error: Error) -> Self {
+        if matches!(error, Error::Cancelled) {
+            Self::Cancelled
+        } else {
+            Self::Store(error)
+        }
+    }
 }
 
 /// Sent by the command line and the library: puts a text file, such as a derivation, into the
-/// store. Answers with its path, valid and durable.
+/// store.
 #[derive(Debug, Message)]
-#[rtype(result = "Result<StorePath, Error>")]
+#[rtype(result = "Result<Added, Error>")]
 pub struct AddText {
     /// Name part of the path.
     pub name: String,
@@ -200,10 +245,18 @@ pub struct AddText {
     pub references: BTreeSet<StorePath>,
 }
 
-/// Sent by the command line: copies a file or a tree into the store. Answers with its path, valid
-/// and durable.
+/// Answer to [`AddText`] and [`AddPath`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Added {
+    /// Where it is, valid and durable.
+    pub path: StorePath,
+    /// Keeps it from the garbage collector until something else does.
+    pub roots: RootsLease,
+}
+
+/// Sent by the command line: copies a file or a tree into the store.
 #[derive(Debug, Message)]
-#[rtype(result = "Result<StorePath, Error>")]
+#[rtype(result = "Result<Added, Error>")]
 pub struct AddPath {
     /// The file or directory on the host.
     pub source: PathBuf,
@@ -255,8 +308,8 @@ pub struct AddIndirectRoot {
     pub target: StorePath,
 }
 
-/// Sent once at the end: commits what is queued, removes the temporary roots file, ends the worker
-/// threads, and answers when they are gone.
+/// Sent once at the end: gives up sources that are still being copied or read, commits what is
+/// queued, removes the temporary roots file, ends the worker threads, and answers when they are gone.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct StopRegistry;

@@ -5,16 +5,17 @@ use std::sync::Arc;
 use store_model::StorePath;
 use tokio::sync::watch;
 
-use crate::Error;
 use crate::db::Database;
 use crate::db::connection::SchemaGuard;
 use crate::derivations::Derivations;
 use crate::ingest::{GoodPaths, Ingest, Trash};
 use crate::layout::Layout;
+use crate::messages::RootsLease;
 use crate::path_lock::PathLocker;
 use crate::roots::TempRoots;
 use crate::workers::{WorkQueue, WorkerPool};
 use crate::writer::Writer;
+use crate::{CancelFlag, Error};
 
 /// What a task of the registry can ask for. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -43,6 +44,8 @@ pub(crate) struct Pools {
     pub(crate) guard: SchemaGuard,
     /// Dropped to tell the tasks that wait for others.
     pub(crate) running: watch::Sender<()>,
+    /// Raised to tell the ingest threads that nobody waits for them any more.
+    pub(crate) given_up: CancelFlag,
 }
 
 impl Pools {
@@ -51,6 +54,7 @@ impl Pools {
     /// Those who make work for others end first.
     pub(crate) fn join(self) {
         drop(self.running);
+        self.given_up.raise();
         self.ingest.join();
         self.writer.join();
         self.derivations.join();
@@ -72,6 +76,16 @@ impl Queues {
         question: impl FnOnce(&Database) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         self.readers.run(|database| question(database)).await
+    }
+
+    /// Keeps paths from the garbage collector.
+    ///
+    /// # Errors
+    /// The roots cannot be written, or their thread is gone.
+    pub(crate) async fn lend_roots(&self, paths: Vec<StorePath>) -> Result<RootsLease, Error> {
+        let queue = self.roots.downgrade();
+        // Made over there: an asker who is gone drops the lease with the answer.
+        self.roots.run(move |roots| roots.lend(paths, &queue)).await
     }
 
     /// Waits for a lock that somebody else holds.

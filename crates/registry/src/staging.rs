@@ -1,8 +1,9 @@
 //! A directory of ours inside the store directory, on the same disk and out of everybody's reach:
 //! copies are made in it before they have a name, and trash waits in it to be deleted.
 //!
-//! It is called `tmp-<pid>-<n>` and locked, which is how Nix's garbage collector knows that it is
-//! in use. What a dead process has left is deleted at the next start.
+//! It has the name of a store path and is a temporary root, as what is in use is to every garbage
+//! collector; Nix 2.8 deletes anything with another kind of name, `tmp-*` too. It is locked besides:
+//! what a dead process has left is deleted at the next start, or by a collector.
 
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -12,15 +13,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
-use store_model::StorePath;
+use store_model::{Hash, HashAlgorithm, StorePath};
 
 use crate::Error;
 use crate::deletion::remove_tree;
 use crate::ingest::place;
 use crate::layout::Layout;
+use crate::roots::TempRoots;
 
-/// Names of such directories, Nix's and those of older programs.
+/// Names of the directories of Nix, and of older programs.
 const PREFIXES: [&[u8]; 2] = [b"tmp-", b".tmp-"];
+
+/// What the names of ours end with, after a hash part.
+pub(crate) const NAME: &str = "goalctl-tmp";
 
 /// How many names may be taken before we think that somebody takes them on purpose.
 const MAX_TAKEN: u64 = 10_000;
@@ -38,10 +43,16 @@ impl Staging {
     /// Makes the directory.
     ///
     /// # Errors
-    /// It cannot be made or locked.
-    pub(crate) fn open(layout: Arc<Layout>) -> Result<Self, Error> {
+    /// It cannot be made or locked, or the collector cannot be told of it.
+    pub(crate) fn open(layout: Arc<Layout>, roots: &mut TempRoots) -> Result<Self, Error> {
         for n_taken in 0..MAX_TAKEN {
-            let name = c_name(&format!("tmp-{}-{n_taken}", std::process::id()));
+            let path = choose_path(n_taken)?;
+            let name = c_name(path.base_name());
+            if is_there(&layout, &name) {
+                continue;
+            }
+            // Before it is there: a collector would find it at once.
+            roots.keep(&path)?;
             if let Some(dir) = make_locked(&layout, &name)? {
                 return Ok(Self {
                     layout,
@@ -110,6 +121,22 @@ impl Drop for Staging {
     }
 }
 
+/// Returns one of the paths that this process may give to its directories.
+fn choose_path(n_taken: u64) -> Result<StorePath, Error> {
+    let text = format!("{NAME}:{}:{n_taken}", std::process::id());
+    let digest = Hash::digest(HashAlgorithm::Sha1, text.as_bytes());
+    let mut digits = [0; 20];
+    digits.copy_from_slice(digest.as_bytes());
+    StorePath::from_digest(&digits, NAME).map_err(|source| Error::Name {
+        name: NAME.to_owned(),
+        source: Box::new(source),
+    })
+}
+
+fn is_there(layout: &Layout, name: &CStr) -> bool {
+    rustix::fs::statat(&layout.store, name, AtFlags::SYMLINK_NOFOLLOW).is_ok()
+}
+
 /// Makes and locks a directory; `None` if the name is taken, or was taken from us.
 fn make_locked(layout: &Layout, name: &CStr) -> Result<Option<OwnedFd>, Error> {
     let failed = |errno| Error::file("making a directory in", &layout.paths.real_store_dir, errno);
@@ -157,15 +184,20 @@ pub(crate) fn remove_debris(layout: &Layout) -> Result<(), Error> {
     for listed in rustix::fs::Dir::read_from(&layout.store).map_err(failed)? {
         let listed = listed.map_err(failed)?;
         let name = listed.file_name();
-        if !PREFIXES
+        let is_nixs = PREFIXES
             .iter()
-            .any(|prefix| name.to_bytes().starts_with(prefix))
-        {
+            .any(|prefix| name.to_bytes().starts_with(prefix));
+        if !is_nixs && !name.to_bytes().ends_with(NAME.as_bytes()) {
             continue;
         }
         let Ok(dir) = open_dir(layout, name) else {
             continue;
         };
+        // An object may have such a name, but never such a mode.
+        let is_private = rustix::fs::fstat(&dir).is_ok_and(|stat| stat.st_mode & 0o777 == 0o700);
+        if !is_nixs && !is_private {
+            continue;
+        }
         if rustix::fs::flock(&dir, FlockOperation::NonBlockingLockExclusive).is_err() {
             continue;
         }

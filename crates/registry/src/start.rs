@@ -8,7 +8,6 @@ use store_model::Settings;
 use store_model::settings::StoreLayout;
 use tokio::sync::watch;
 
-use crate::Error;
 use crate::actors::{LockKeeper, StoreRegistry};
 use crate::db::connection::{SchemaGuard, prepare};
 use crate::db::{Database, DatabaseOptions};
@@ -21,6 +20,7 @@ use crate::services::{Pools, Queues};
 use crate::staging::{Staging, remove_debris};
 use crate::workers::WorkerPool;
 use crate::writer::{ContentSync, Writer};
+use crate::{CancelFlag, Error};
 
 /// How many threads answer questions: they mostly wait for each other's page cache, not for the
 /// processor.
@@ -82,7 +82,8 @@ fn start_threads(
         content_sync,
     )?;
     let deletion = WorkerPool::start("deletion", vec![()])?;
-    let staging = Arc::new(Staging::open(Arc::clone(layout))?);
+    let mut roots = TempRoots::open(Arc::clone(layout))?;
+    let staging = Arc::new(Staging::open(Arc::clone(layout), &mut roots)?);
     let trash = Trash {
         staging,
         queue: deletion.queue(),
@@ -95,6 +96,7 @@ fn start_threads(
         }
     });
     let good_paths = GoodPaths::default();
+    let given_up = CancelFlag::default();
     let ingest = (0..n_cores())
         .map(|_| Ingest {
             layout: Arc::clone(layout),
@@ -103,6 +105,7 @@ fn start_threads(
             good_paths: good_paths.clone(),
             content_sync,
             buffer: ReadBuffer::new(),
+            stopping: given_up.clone(),
         })
         .collect();
     let readers = (0..N_READERS)
@@ -116,9 +119,10 @@ fn start_threads(
         ingest: WorkerPool::start("ingest", ingest)?,
         writer,
         deletion,
-        roots: WorkerPool::start("roots", vec![TempRoots::open(Arc::clone(layout))?])?,
+        roots: WorkerPool::start("roots", vec![roots])?,
         guard,
         running,
+        given_up,
     };
     let queues = Queues {
         layout: Arc::clone(layout),

@@ -9,7 +9,9 @@ use tokio::sync::oneshot;
 use crate::Error;
 use crate::db::query;
 use crate::ingest::NewText;
-use crate::messages::{AddPath, AddText, LockAttempt, OutputLocks, RegisterError, RegisterOutputs};
+use crate::messages::{
+    AddPath, AddText, Added, LockAttempt, OutputLocks, RegisterError, RegisterOutputs, RootsLease,
+};
 use crate::services::Queues;
 
 /// Registers a build's outputs.
@@ -29,7 +31,7 @@ pub(crate) async fn register_outputs(
 }
 
 /// Adds a text.
-pub(crate) async fn add_text(queues: Queues, request: AddText) -> Result<StorePath, Error> {
+pub(crate) async fn add_text(queues: Queues, request: AddText) -> Result<Added, Error> {
     let text = queues
         .ingest
         .run(move |ingest| {
@@ -42,9 +44,10 @@ pub(crate) async fn add_text(queues: Queues, request: AddText) -> Result<StorePa
         })
         .await?;
     let path = text.path.clone();
-    let Some(_locks) = lock_invalid(&queues, &path).await? else {
-        return Ok(path);
-    };
+    let (locks, roots) = lock_invalid(&queues, &path).await?;
+    if locks.is_none() {
+        return Ok(Added { path, roots });
+    }
     let text = if path.is_derivation() {
         check_derivation(&queues, text).await?
     } else {
@@ -56,7 +59,7 @@ pub(crate) async fn add_text(queues: Queues, request: AddText) -> Result<StorePa
         .submit(move |ingest| ingest.add_text(text, reply))
         .await?;
     answer.await.unwrap_or_else(|_| Err(lost()))?;
-    Ok(path)
+    Ok(Added { path, roots })
 }
 
 /// Checks a derivation before it becomes valid, and finds its outputs.
@@ -87,43 +90,48 @@ async fn check_derivation(queues: &Queues, text: NewText) -> Result<NewText, Err
 }
 
 /// Adds a file or a tree.
-pub(crate) async fn add_path(queues: Queues, request: AddPath) -> Result<StorePath, Error> {
+pub(crate) async fn add_path(queues: Queues, request: AddPath) -> Result<Added, Error> {
     let source = queues
         .ingest
         .run(move |ingest| ingest.copy_source(&request))
         .await?;
     let path = source.path.clone();
-    let Some(_locks) = lock_invalid(&queues, &path).await? else {
-        return Ok(path);
-    };
+    let (locks, roots) = lock_invalid(&queues, &path).await?;
+    if locks.is_none() {
+        return Ok(Added { path, roots });
+    }
     let (reply, answer) = oneshot::channel();
     queues
         .ingest
         .submit(move |ingest| ingest.add_source(source, reply))
         .await?;
     answer.await.unwrap_or_else(|_| Err(lost()))?;
-    Ok(path)
+    Ok(Added { path, roots })
 }
 
-/// Takes the lock on a path that is not valid; `None` if it is.
+/// Takes the lock on a path that is not valid, `None` if it is, and keeps it from the collector.
 ///
 /// Waiting is left to the lock's own thread: a builder may hold it for hours.
-async fn lock_invalid(queues: &Queues, path: &StorePath) -> Result<Option<OutputLocks>, Error> {
+async fn lock_invalid(
+    queues: &Queues,
+    path: &StorePath,
+) -> Result<(Option<OutputLocks>, RootsLease), Error> {
     loop {
         let locker = queues.locker.clone();
         let wanted = path.clone();
-        let attempt = queues
+        let queue = queues.roots.downgrade();
+        let (lease, attempt) = queues
             .roots
             .run(move |roots| {
-                roots.add(vec![wanted.clone()])?;
-                locker.try_lock(BTreeSet::from([wanted]))
+                let lease = roots.lend(vec![wanted.clone()], &queue)?;
+                Ok::<_, Error>((lease, locker.try_lock(BTreeSet::from([wanted]))?))
             })
             .await?;
         // Asked after the attempt: whoever had the lock until now may have made the path valid.
         // And a valid path is not waited for, whatever its lock is held for.
         match (is_valid(queues, path).await?, attempt) {
-            (true, _) => return Ok(None),
-            (false, LockAttempt::Acquired(locks)) => return Ok(Some(locks)),
+            (true, _) => return Ok((None, lease)),
+            (false, LockAttempt::Acquired(locks)) => return Ok((Some(locks), lease)),
             (false, LockAttempt::Busy { path, .. }) => queues.wait_for_lock(&path).await?,
         }
     }

@@ -14,10 +14,10 @@ use store_model::settings::StoreLayout;
 use store_model::{Hash, OutputName, PathInfo, Settings, StorePath};
 use tempfile::TempDir;
 
-use crate::Error;
 use crate::actors::StoreRegistry;
 use crate::messages::{RegisterError, RegisterOutputs, ScratchOutput, ScratchStore, StopRegistry};
 use crate::start::{Registry, start};
+use crate::{CancelFlag, Error, staging};
 
 /// A uid that owns nothing on any machine.
 pub(crate) const BUILDER_UID: u32 = 872_415_000;
@@ -80,12 +80,34 @@ impl TestStore {
         fs::read_dir(self.layout().real_store_dir)
             .unwrap()
             .map(|listed| listed.unwrap().file_name().into_string().unwrap())
-            .filter(|name| name != ".links" && !name.starts_with("tmp-"))
+            .filter(|name| name != ".links" && !name.ends_with(staging::NAME))
+            .collect()
+    }
+
+    /// Returns what lies in the working directories of registries.
+    pub(crate) fn staged(&self) -> BTreeSet<PathBuf> {
+        fs::read_dir(self.layout().real_store_dir)
+            .unwrap()
+            .map(|listed| listed.unwrap())
+            .filter(|listed| listed.path().to_string_lossy().ends_with(staging::NAME))
+            .flat_map(|dir| fs::read_dir(dir.path()).unwrap())
+            .map(|listed| listed.unwrap().path())
             .collect()
     }
 
     /// Runs the genuine `nix-store` on this store; returns its output.
     pub(crate) fn nix_store(&self, args: &[&str]) -> String {
+        let output = self.nix_store_command(args).output().unwrap();
+        assert!(
+            output.status.success(),
+            "nix-store {args:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Prepares the genuine `nix-store` to run on this store.
+    pub(crate) fn nix_store_command(&self, args: &[&str]) -> Command {
         // Nix's collector reads what every process has open, and gives up on the directories, too
         // deep to have a name, that other tests hold: it gets processes of its own to look at, and
         // inherits nothing.
@@ -94,20 +116,13 @@ impl TestStore {
         if !rustix::process::geteuid().is_root() {
             command.arg("--map-root-user");
         }
-        let output = command
+        command
             .arg("nix-store")
             .arg("--store")
             .arg(&self.root)
             .args(args)
-            .env("NIX_REMOTE", "")
-            .output()
-            .unwrap();
-        assert!(
-            output.status.success(),
-            "nix-store {args:?}: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        String::from_utf8(output.stdout).unwrap()
+            .env("NIX_REMOTE", "");
+        command
     }
 }
 
@@ -281,6 +296,7 @@ impl Scratch {
             builder_uid: self.builder_uid,
             outputs: self.outputs.clone(),
             reference_candidates: Arc::new(self.candidates.clone()),
+            cancel: CancelFlag::default(),
         }
     }
 

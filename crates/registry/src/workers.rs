@@ -58,6 +58,32 @@ pub(crate) struct WorkQueue<S> {
     jobs: mpsc::Sender<Job<S>>,
 }
 
+/// A sending end that does not keep the pool from ending.
+#[derive(Debug)]
+pub(crate) struct WeakWorkQueue<S> {
+    name: &'static str,
+    jobs: mpsc::WeakSender<Job<S>>,
+}
+
+impl<S> Clone for WeakWorkQueue<S> {
+    fn clone(&self) -> Self {
+        Self {
+            name: self.name,
+            jobs: self.jobs.clone(),
+        }
+    }
+}
+
+impl<S> WeakWorkQueue<S> {
+    /// Returns the sending end, unless the pool is about to end.
+    pub(crate) fn upgrade(&self) -> Option<WorkQueue<S>> {
+        self.jobs.upgrade().map(|jobs| WorkQueue {
+            name: self.name,
+            jobs,
+        })
+    }
+}
+
 impl<S> Clone for WorkQueue<S> {
     fn clone(&self) -> Self {
         Self {
@@ -126,6 +152,14 @@ fn work<S>(name: &'static str, mut state: S, receiver: &Mutex<mpsc::Receiver<Job
 }
 
 impl<S: 'static> WorkQueue<S> {
+    /// Returns a sending end for those who outlive the pool.
+    pub(crate) fn downgrade(&self) -> WeakWorkQueue<S> {
+        WeakWorkQueue {
+            name: self.name,
+            jobs: self.jobs.downgrade(),
+        }
+    }
+
     /// Runs a job and returns its answer.
     ///
     /// # Errors

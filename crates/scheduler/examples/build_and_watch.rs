@@ -16,7 +16,7 @@ use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use registry::AddText;
+use registry::{AddText, Added};
 use scheduler::{
     BuildRequest, Config, EventKind, HostEnvironment, Scheduler, SchedulerHandle, Wanted,
 };
@@ -55,7 +55,8 @@ async fn build(root: &Path) -> Result<(), Box<dyn Error>> {
     let greeting = script("greeting", "echo hello > $out", None);
     let greeting = write(&scheduler, &mut hashes, greeting).await?;
     let shout = script("shout", "tr a-z A-Z < $input | tee $out", Some(&greeting));
-    let (drv_path, _) = write(&scheduler, &mut hashes, shout).await?;
+    // Both stay in the store at least as long as these values: there may be a collector at work.
+    let (shout, _) = write(&scheduler, &mut hashes, shout).await?;
 
     let mut events = scheduler.subscribe().await?;
     let watching = tokio::spawn(async move {
@@ -85,7 +86,7 @@ async fn build(root: &Path) -> Result<(), Box<dyn Error>> {
     let report = scheduler
         .build_paths(BuildRequest {
             wanted: vec![Wanted::Outputs {
-                drv_path,
+                drv_path: shout.path.clone(),
                 outputs: WantedOutputs::All,
             }],
             settings,
@@ -124,16 +125,16 @@ fn host_tools() -> Vec<SandboxPath> {
 }
 
 /// Returns a derivation that runs a shell script, with the `out` of another as `$input`.
-fn script(name: &str, text: &str, input: Option<&(StorePath, StorePath)>) -> Derivation {
+fn script(name: &str, text: &str, input: Option<&(Added, StorePath)>) -> Derivation {
     let mut env = BTreeMap::from([
         ("name".into(), name.into()),
         ("PATH".into(), "/usr/bin:/bin".into()),
     ]);
     let mut input_derivations = BTreeMap::new();
-    if let Some((drv_path, output)) = input {
+    if let Some((drv, output)) = input {
         env.insert("input".into(), StoreDir::default().print(output).into());
         let wanted = BTreeSet::from([OutputName::default()]);
-        input_derivations.insert(drv_path.clone(), wanted);
+        input_derivations.insert(drv.path.clone(), wanted);
     }
     Derivation {
         name: name.to_owned(),
@@ -147,20 +148,20 @@ fn script(name: &str, text: &str, input: Option<&(StorePath, StorePath)>) -> Der
     }
 }
 
-/// Computes a derivation's output paths and writes it into the store; returns its path and that of
-/// its `out`.
+/// Computes a derivation's output paths and writes it into the store; returns where it is, and the
+/// path of its `out`.
 async fn write(
     scheduler: &SchedulerHandle,
     hashes: &mut HashModuloCache,
     mut derivation: Derivation,
-) -> Result<(StorePath, StorePath), Box<dyn Error>> {
+) -> Result<(Added, StorePath), Box<dyn Error>> {
     let store_dir = StoreDir::default();
     derivation.fill_output_paths(hashes)?;
     let references = derivation
         .input_derivations
         .keys()
         .chain(&derivation.input_sources);
-    let drv_path = scheduler
+    let added = scheduler
         .store()
         .send(AddText {
             name: format!("{}.drv", derivation.name),
@@ -174,6 +175,6 @@ async fn write(
     let mut unknown = |path: &StorePath| -> Result<Arc<Derivation>, store_model::Error> {
         unreachable!("{path} was written before what needs it")
     };
-    hashes.hash(&drv_path, &Arc::new(derivation), &mut unknown)?;
-    Ok((drv_path, output))
+    hashes.hash(&added.path, &Arc::new(derivation), &mut unknown)?;
+    Ok((added, output))
 }

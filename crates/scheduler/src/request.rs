@@ -71,6 +71,8 @@ pub struct BuildRequest {
 }
 
 /// How a request ended: exactly one outcome for each thing that was wanted.
+///
+/// While the report is kept, the garbage collector leaves alone what it says was brought about.
 #[derive(Debug, Clone)]
 pub struct BuildReport {
     /// The request that this answers.

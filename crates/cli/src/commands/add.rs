@@ -48,7 +48,7 @@ pub(super) async fn add(
                 },
                 algorithm,
             };
-            store.ask(message).await?
+            store.add(message).await?
         };
         if arguments.json {
             added.push(json!(store.dir().print(&path)));
@@ -91,5 +91,5 @@ async fn add_derivation(store: &Store, file: &Path, name: &str) -> Result<StoreP
             expected.name()
         )));
     }
-    store.ask(add_text(&derivation, store.dir())).await
+    store.add(add_text(&derivation, store.dir())).await
 }

@@ -166,14 +166,14 @@ impl Goals {
                 let path = if let Some(path) = copied.get(&source) {
                     path.clone()
                 } else {
-                    let path = store.ask(add_path(&source)).await?;
+                    let path = store.add(add_path(&source)).await?;
                     copied.insert(source, path.clone());
                     path
                 };
                 sources.insert(called, path);
             }
             let derivation = self.make(name, &sources, &mut workshop)?;
-            let added = store.ask(add_text(&derivation, store.dir())).await?;
+            let added = store.add(add_text(&derivation, store.dir())).await?;
             if Some(&added) != workshop.drv_path(name) {
                 return Err(Failure::message(format!(
                     "the store put the derivation of goal '{name}' at '{}'",

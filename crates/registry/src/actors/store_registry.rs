@@ -9,10 +9,10 @@ use tokio::sync::oneshot;
 
 use crate::db::{Database, query};
 use crate::messages::{
-    AddIndirectRoot, AddPath, AddTempRoots, AddText, DiscardInvalidPaths, QueryAllValidPaths,
-    QueryClosure, QueryDerivation, QueryGoodPaths, QueryPathFromHashPart, QueryPathInfo,
-    QueryReferrers, QueryValidDerivers, QueryValidPaths, RegisterError, RegisterOutputs,
-    StopRegistry,
+    AddIndirectRoot, AddPath, AddTempRoots, AddText, Added, DiscardInvalidPaths,
+    QueryAllValidPaths, QueryClosure, QueryDerivation, QueryGoodPaths, QueryPathFromHashPart,
+    QueryPathInfo, QueryReferrers, QueryValidDerivers, QueryValidPaths, RegisterError,
+    RegisterOutputs, RootsLease, StopRegistry,
 };
 use crate::services::{Pools, Queues};
 use crate::{Error, roots, tasks, workers};
@@ -108,15 +108,10 @@ impl Handler<QueryGoodPaths> for StoreRegistry {
 }
 
 impl Handler<AddTempRoots> for StoreRegistry {
-    type Result = Answer<()>;
+    type Result = Answer<RootsLease>;
 
     fn handle(&mut self, request: AddTempRoots, _: &mut Context<Self>) -> Self::Result {
-        self.run(|queues| async move {
-            queues
-                .roots
-                .run(|temp_roots| temp_roots.add(request.paths))
-                .await
-        })
+        self.run(|queues| async move { queues.lend_roots(request.paths).await })
     }
 }
 
@@ -137,7 +132,7 @@ impl Handler<RegisterOutputs> for StoreRegistry {
 }
 
 impl Handler<AddText> for StoreRegistry {
-    type Result = Answer<StorePath>;
+    type Result = Answer<Added>;
 
     fn handle(&mut self, request: AddText, _: &mut Context<Self>) -> Self::Result {
         self.run(|queues| tasks::add_text(queues, request))
@@ -145,7 +140,7 @@ impl Handler<AddText> for StoreRegistry {
 }
 
 impl Handler<AddPath> for StoreRegistry {
-    type Result = Answer<StorePath>;
+    type Result = Answer<Added>;
 
     fn handle(&mut self, request: AddPath, _: &mut Context<Self>) -> Self::Result {
         self.run(|queues| tasks::add_path(queues, request))
@@ -190,9 +185,14 @@ impl Handler<AddIndirectRoot> for StoreRegistry {
     fn handle(&mut self, request: AddIndirectRoot, _: &mut Context<Self>) -> Self::Result {
         self.run(|queues| async move {
             let layout = Arc::clone(&queues.layout);
+            let roots = queues.roots.downgrade();
             queues
                 .roots
-                .run(move |_| roots::add_indirect_root(&layout, &request.link, &request.target))
+                .run(move |temp_roots| {
+                    let made = roots::add_indirect_root(&layout, &request.link, &request.target);
+                    temp_roots.settle(&roots);
+                    made
+                })
                 .await
         })
     }

@@ -11,11 +11,12 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use store_model::nar;
 
-use crate::Error;
 use crate::tree::{self, Here, Visitor};
+use crate::{CancelFlag, Error};
 
-/// How much the kernel is asked to copy at once.
-const COPY_BYTES: usize = 1 << 30;
+/// How much the kernel is asked to copy at once: a slow disk does it in a fraction of a second, and
+/// only then is the flag looked at again; calls this large cost nothing beside what they do.
+const COPY_BYTES: usize = 16 << 20;
 
 /// Who must own what is copied.
 #[derive(Debug, Clone, Copy)]
@@ -37,9 +38,14 @@ pub(crate) struct Place<'a> {
 /// Copies contents, links and executable bits of the tree at `from` to the new name `to`.
 ///
 /// # Errors
-/// Something is neither file, directory nor link, is not the owner's, or cannot be copied; part of
-/// the copy may be there.
-pub(crate) fn copy_tree(from: Place<'_>, to: Place<'_>, owner: RequiredOwner) -> Result<(), Error> {
+/// Something is neither file, directory nor link, is not the owner's, or cannot be copied, or it was
+/// cancelled; part of the copy may be there.
+pub(crate) fn copy_tree(
+    from: Place<'_>,
+    to: Place<'_>,
+    owner: RequiredOwner,
+    cancel: &CancelFlag,
+) -> Result<(), Error> {
     let dir = to
         .dir
         .try_clone_to_owned()
@@ -49,6 +55,7 @@ pub(crate) fn copy_tree(from: Place<'_>, to: Place<'_>, owner: RequiredOwner) ->
         root: to.name.to_owned(),
         path: to.path,
         owner,
+        cancel,
     };
     tree::walk(from.dir, from.name, from.path, &mut copier)
 }
@@ -59,6 +66,7 @@ struct Copier<'a> {
     root: CString,
     path: &'a Path,
     owner: RequiredOwner,
+    cancel: &'a CancelFlag,
 }
 
 impl Visitor for Copier<'_> {
@@ -69,7 +77,7 @@ impl Visitor for Copier<'_> {
     const UNLOCK: bool = false;
 
     fn enter(&mut self, _dir: BorrowedFd<'_>, here: &Here<'_>) -> Result<(), Error> {
-        self.check_owner(here)?;
+        self.check(here)?;
         let name = self.name(here);
         rustix::fs::mkdirat(&self.dir, name, Mode::RWXU).map_err(|errno| self.failed(errno))?;
         self.dir = self.open_dir(name)?;
@@ -82,12 +90,12 @@ impl Visitor for Copier<'_> {
     }
 
     fn file(&mut self, here: &Here<'_>) -> Result<(), Error> {
-        self.check_owner(here)?;
+        self.check(here)?;
         self.copy_file(here)
     }
 
     fn link(&mut self, here: &Here<'_>) -> Result<(), Error> {
-        self.check_owner(here)?;
+        self.check(here)?;
         let target = rustix::fs::readlinkat(here.parent, here.name, Vec::new())
             .map_err(|errno| here.failed("reading link", errno))?;
         rustix::fs::symlinkat(&*target, &self.dir, self.name(here))
@@ -114,7 +122,36 @@ impl Copier<'_> {
         if rustix::fs::ioctl_ficlone(&to, &from).is_ok() {
             return Ok(());
         }
-        copy_contents(&from, &to, here.stat.st_size).map_err(|errno| self.failed(errno))
+        self.copy_contents(&from, &to, here.stat.st_size)
+    }
+
+    fn copy_contents(&self, from: &OwnedFd, to: &OwnedFd, size: i64) -> Result<(), Error> {
+        // Files of /proc say that they are empty, and the kernel then copies nothing.
+        let mut by_kernel = size > 0;
+        let mut buffer = Vec::new();
+        loop {
+            self.cancel.check()?;
+            if by_kernel {
+                match rustix::fs::copy_file_range(from, None, to, None, COPY_BYTES) {
+                    Ok(0) => return Ok(()),
+                    Ok(_) | Err(Errno::INTR) => {}
+                    // Other file systems, or an old kernel. Both offsets stand where it stopped.
+                    Err(Errno::XDEV | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+                        by_kernel = false;
+                    }
+                    Err(errno) => return Err(self.failed(errno)),
+                }
+                continue;
+            }
+            buffer.resize(256 << 10, 0);
+            let n_read =
+                rustix::io::retry_on_intr(|| rustix::io::read(from.as_fd(), &mut buffer[..]))
+                    .map_err(|errno| self.failed(errno))?;
+            if n_read == 0 {
+                return Ok(());
+            }
+            write_all(to, &buffer[..n_read]).map_err(|errno| self.failed(errno))?;
+        }
     }
 
     fn name<'a>(&'a self, here: &'a Here<'_>) -> &'a CStr {
@@ -135,7 +172,9 @@ impl Copier<'_> {
         .map_err(|errno| self.failed(errno))
     }
 
-    fn check_owner(&self, here: &Here<'_>) -> Result<(), Error> {
+    /// Looks at the flag and at the owner of what is about to be copied.
+    fn check(&self, here: &Here<'_>) -> Result<(), Error> {
+        self.cancel.check()?;
         match self.owner {
             RequiredOwner::User(uid) if here.stat.st_uid != uid => {
                 Err(Error::ForeignOwner { path: here.path() })
@@ -146,32 +185,6 @@ impl Copier<'_> {
 
     fn failed(&self, errno: Errno) -> Error {
         Error::file("copying to", self.path, errno)
-    }
-}
-
-fn copy_contents(from: &OwnedFd, to: &OwnedFd, size: i64) -> Result<(), Errno> {
-    // Files of /proc say that they are empty, and the kernel then copies nothing.
-    let mut by_kernel = size > 0;
-    let mut buffer = Vec::new();
-    loop {
-        if by_kernel {
-            match rustix::fs::copy_file_range(from, None, to, None, COPY_BYTES) {
-                Ok(0) => return Ok(()),
-                Ok(_) | Err(Errno::INTR) => {}
-                // Other file systems, or an old kernel. Both offsets stand where it stopped.
-                Err(Errno::XDEV | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
-                    by_kernel = false;
-                }
-                Err(errno) => return Err(errno),
-            }
-            continue;
-        }
-        buffer.resize(256 << 10, 0);
-        let n_read = rustix::io::retry_on_intr(|| rustix::io::read(from.as_fd(), &mut buffer[..]))?;
-        if n_read == 0 {
-            return Ok(());
-        }
-        write_all(to, &buffer[..n_read])?;
     }
 }
 

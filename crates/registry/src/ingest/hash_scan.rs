@@ -17,9 +17,9 @@ use store_model::nar::{
 use store_model::{Hash, HashAlgorithm, StorePath};
 
 use super::canonical::Canonical;
-use crate::Error;
 use crate::tree::{self, Here, Visitor};
 use crate::writer::ContentSync;
+use crate::{CancelFlag, Error};
 
 /// How much of a file is read at once: the processor's second-level cache holds it.
 const READ_BYTES: usize = 256 << 10;
@@ -67,7 +67,8 @@ pub(crate) struct Contents {
 /// Reads the tree `name` in `parent`. `path` is for messages.
 ///
 /// # Errors
-/// Something cannot be read or serialised, or its metadata is not what it must be.
+/// Something cannot be read or serialised, its metadata is not what it must be, or it was cancelled:
+/// then part of the tree has canonical metadata.
 pub(crate) fn read_tree(
     parent: BorrowedFd<'_>,
     name: &CStr,
@@ -92,6 +93,7 @@ pub(crate) fn read_tree(
         archive: NarWriter::new(sink),
         flat,
         metadata: question.metadata,
+        cancel: question.cancel,
         root: path,
         buffer,
         target: Vec::new(),
@@ -121,6 +123,8 @@ pub(crate) struct Question<'a> {
     /// Paths whose mention is a reference.
     pub(crate) candidates: &'a BTreeSet<StorePath>,
     pub(crate) content_hash: Option<ContentHash>,
+    /// Looked at before each file, link and directory, and between the pieces of a file.
+    pub(crate) cancel: &'a CancelFlag,
 }
 
 /// Where the archive goes: nowhere but into hashes.
@@ -147,6 +151,7 @@ struct TreeReader<'a> {
     archive: NarWriter<Sink>,
     flat: Option<Hasher>,
     metadata: Metadata<'a>,
+    cancel: &'a CancelFlag,
     root: &'a Path,
     buffer: &'a mut ReadBuffer,
     target: Vec<u8>,
@@ -160,6 +165,7 @@ impl Visitor for TreeReader<'_> {
     const UNLOCK: bool = true;
 
     fn enter(&mut self, dir: BorrowedFd<'_>, here: &Here<'_>) -> Result<(), Error> {
+        self.cancel.check()?;
         if let Metadata::Set(canonical, _) = &self.metadata {
             canonical.enter(dir, here)?;
         }
@@ -178,6 +184,7 @@ impl Visitor for TreeReader<'_> {
     }
 
     fn file(&mut self, here: &Here<'_>) -> Result<(), Error> {
+        self.cancel.check()?;
         let Metadata::Set(canonical, _) = &mut self.metadata else {
             let file = here.open_file(Self::UNLOCK)?;
             return self.read_file(file.as_fd(), here);
@@ -189,6 +196,7 @@ impl Visitor for TreeReader<'_> {
     }
 
     fn link(&mut self, here: &Here<'_>) -> Result<(), Error> {
+        self.cancel.check()?;
         if let Metadata::Set(canonical, _) = &mut self.metadata {
             let is_new = canonical.check(here)?;
             canonical.set_link(here, is_new)?;
@@ -213,6 +221,7 @@ impl TreeReader<'_> {
             .map_err(|error| unarchivable(self.root, error))?;
         let mut n_left = size_bytes;
         while n_left > 0 {
+            self.cancel.check()?;
             let n_read =
                 rustix::io::retry_on_intr(|| rustix::io::read(file, &mut self.buffer.0[..]))
                     .map_err(|errno| here.failed("reading", errno))?;
@@ -235,6 +244,8 @@ impl TreeReader<'_> {
         if size_bytes >= SYNCED_ALONE_BYTES
             && let Metadata::Set(_, ContentSync::Durable) = &self.metadata
         {
+            // The kernel does not let itself be interrupted in this.
+            self.cancel.check()?;
             rustix::fs::fdatasync(file).map_err(|errno| here.failed("syncing", errno))?;
         }
         Ok(())

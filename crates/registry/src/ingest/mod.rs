@@ -26,12 +26,12 @@ use rustix::io::Errno;
 use store_model::{NarHash, StorePath};
 use tokio::sync::oneshot;
 
-use crate::Error;
 use crate::db::write::Registration;
 use crate::layout::Layout;
 use crate::staging::{Staging, c_name};
 use crate::workers::WorkQueue;
 use crate::writer::{Commit, CommitQueue, ContentSync};
+use crate::{CancelFlag, Error};
 
 use self::canonical::Canonical;
 use self::copy::{Place, RequiredOwner, copy_tree};
@@ -48,6 +48,17 @@ pub(crate) struct Ingest {
     pub(crate) good_paths: GoodPaths,
     pub(crate) content_sync: ContentSync,
     pub(crate) buffer: ReadBuffer,
+    /// Raised when the registry stops: what nobody waits for then is not read to its end.
+    pub(crate) stopping: CancelFlag,
+}
+
+/// What to find out about something in our own directory.
+#[derive(Clone, Copy)]
+struct StagedQuestion<'a> {
+    /// Paths whose mention is a reference.
+    candidates: &'a BTreeSet<StorePath>,
+    content_hash: Option<ContentHash>,
+    cancel: &'a CancelFlag,
 }
 
 /// The thread that deletes.
@@ -127,12 +138,15 @@ impl Ingest {
             metadata: Metadata::Keep,
             candidates: &BTreeSet::new(),
             content_hash: None,
+            cancel: &self.stopping,
         };
         let name = c_name(path.base_name());
         let real_path = self.layout.real_path(path);
         let store = self.layout.store.as_fd();
         let is_good = match read_tree(store, &name, &real_path, question, &mut self.buffer) {
             Ok(contents) => contents.nar.nar_hash == wanted,
+            // Nothing is known of it, so nothing is remembered.
+            Err(Error::Cancelled) => return false,
             Err(error) => {
                 tracing::warn!("{error}");
                 false
@@ -143,7 +157,12 @@ impl Ingest {
     }
 
     /// Makes a fresh copy in our own directory.
-    fn copy_in(&self, from: Place<'_>, owner: RequiredOwner) -> Result<Staged, Error> {
+    fn copy_in(
+        &self,
+        from: Place<'_>,
+        owner: RequiredOwner,
+        cancel: &CancelFlag,
+    ) -> Result<Staged, Error> {
         let copy = Staged::new(self.trash.clone());
         let path = self.trash.staging.path_of(&copy.name);
         let to = Place {
@@ -151,7 +170,7 @@ impl Ingest {
             name: &copy.name,
             path: &path,
         };
-        copy_tree(from, to, owner)?;
+        copy_tree(from, to, owner, cancel)?;
         Ok(copy)
     }
 
@@ -160,14 +179,14 @@ impl Ingest {
         &mut self,
         staged: &Staged,
         path: &Path,
-        candidates: &BTreeSet<StorePath>,
-        content_hash: Option<ContentHash>,
+        question: StagedQuestion<'_>,
     ) -> Result<Contents, Error> {
         let mut canonical = Canonical::new(&self.layout, self.layout.owner_uid);
         let question = Question {
             metadata: Metadata::Set(&mut canonical, self.content_sync),
-            candidates,
-            content_hash,
+            candidates: question.candidates,
+            content_hash: question.content_hash,
+            cancel: question.cancel,
         };
         let dir = self.trash.staging.dir();
         read_tree(dir, &staged.name, path, question, &mut self.buffer)

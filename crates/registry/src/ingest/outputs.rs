@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use super::canonical::Canonical;
 use super::copy::{Place, RequiredOwner};
 use super::hash_scan::{ContentHash, Contents, Metadata, Question, read_tree};
-use super::{Ingest, Staged, discard_all, place};
+use super::{Ingest, Staged, StagedQuestion, discard_all, place};
 use crate::Error;
 use crate::cycle::find_cycle;
 use crate::db::write::{Registration, unix_time};
@@ -64,6 +64,9 @@ impl Ingest {
     ) -> Result<Vec<PathInfo>, RegisterError> {
         let mut ready = self.prepare_outputs(request)?;
         self.refuse_cycles(request, &ready)?;
+        // From here on it takes moments, and whoever cancels now waits for less than it would take
+        // to take everything back.
+        request.cancel.check()?;
         self.place_outputs(request, &mut ready)?;
         let now = unix_time();
         Ok(ready
@@ -169,6 +172,7 @@ impl Ingest {
                 metadata: Metadata::Set(canonical, self.content_sync),
                 candidates: &request.reference_candidates,
                 content_hash: None,
+                cancel: &request.cancel,
             },
             &mut self.buffer,
         )?;
@@ -189,9 +193,13 @@ impl Ingest {
     ) -> Result<Ready<'a>, Error> {
         let owner = RequiredOwner::User(request.builder_uid);
         let copy = self.copy_from_scratch(request, output, owner)?;
-        let candidates = &request.reference_candidates;
+        let question = StagedQuestion {
+            candidates: &request.reference_candidates,
+            content_hash: Some(content_hash),
+            cancel: &request.cancel,
+        };
         let path = self.logical_path(&output.path);
-        let contents = self.read_staged(&copy, &path, candidates, Some(content_hash))?;
+        let contents = self.read_staged(&copy, &path, question)?;
         Ok(Ready {
             output,
             source: Source::Copy(copy),
@@ -210,7 +218,7 @@ impl Ingest {
             name: &c_name(output.path.base_name()),
             path: &self.logical_path(&output.path),
         };
-        self.copy_in(from, owner)
+        self.copy_in(from, owner, &request.cancel)
     }
 
     /// Refuses outputs that refer to each other in a circle.
@@ -295,7 +303,12 @@ impl Ingest {
         let owner = RequiredOwner::User(self.layout.owner_uid);
         let mut copy = self.copy_from_scratch(request, ready.output, owner)?;
         let path = self.logical_path(&ready.output.path);
-        let contents = self.read_staged(&copy, &path, &BTreeSet::new(), None)?;
+        let question = StagedQuestion {
+            candidates: &BTreeSet::new(),
+            content_hash: None,
+            cancel: &request.cancel,
+        };
+        let contents = self.read_staged(&copy, &path, question)?;
         if contents.nar.nar_hash != ready.contents.nar.nar_hash {
             return Err(Error::file("copying", path, Errno::IO));
         }
@@ -333,7 +346,7 @@ fn blame(error: Error) -> RegisterError {
     if is_builders {
         RegisterError::Rejected(error.to_string())
     } else {
-        RegisterError::Store(error)
+        error.into()
     }
 }
 

@@ -14,12 +14,12 @@ use tokio::sync::oneshot;
 
 use super::copy::{Place, RequiredOwner, write_all};
 use super::hash_scan::{ContentHash, Contents};
-use super::{Ingest, Staged};
-use crate::Error;
+use super::{Ingest, Staged, StagedQuestion};
 use crate::db::write::{Registration, unix_time};
 use crate::layout::Layout;
 use crate::messages::AddPath;
 use crate::tree::describe;
+use crate::{CancelFlag, Error};
 
 /// A text and the path that follows from it.
 #[derive(Debug, Clone)]
@@ -107,7 +107,13 @@ impl Ingest {
         write_all(&file, &text.contents).map_err(failed)?;
         drop(file);
         let logical = self.logical_path(&text.path);
-        let contents = self.read_staged(&staged, &logical, &BTreeSet::new(), None)?;
+        // A text is small, and adding it is worth finishing.
+        let question = StagedQuestion {
+            candidates: &BTreeSet::new(),
+            content_hash: None,
+            cancel: &CancelFlag::default(),
+        };
+        let contents = self.read_staged(&staged, &logical, question)?;
         self.replace(&mut staged, &text.path)?;
         Ok(contents)
     }
@@ -115,7 +121,8 @@ impl Ingest {
     /// Copies a source tree, and finds its path.
     ///
     /// # Errors
-    /// The source is not what the method needs, cannot be copied, or its name is not allowed.
+    /// The source is not what the method needs, cannot be copied, or its name is not allowed; or the
+    /// registry stops.
     pub(crate) fn copy_source(&mut self, request: &AddPath) -> Result<NamedSource, Error> {
         let (dir, name) = open_parent(&request.source)?;
         if request.method != IngestionMethod::Recursive {
@@ -126,15 +133,20 @@ impl Ingest {
             name: &name,
             path: &request.source,
         };
-        let staged = self.copy_in(from, RequiredOwner::Anybody)?;
+        let staged = self.copy_in(from, RequiredOwner::Anybody, &self.stopping)?;
         if request.method != IngestionMethod::Recursive {
             // The hash of bare contents does not tell whether they may be executed.
             self.make_plain(&staged)?;
         }
         let algorithm = request.algorithm;
         let method = request.method;
-        let wanted = Some(ContentHash { method, algorithm });
-        let contents = self.read_staged(&staged, &request.source, &BTreeSet::new(), wanted)?;
+        let stopping = self.stopping.clone();
+        let question = StagedQuestion {
+            candidates: &BTreeSet::new(),
+            content_hash: Some(ContentHash { method, algorithm }),
+            cancel: &stopping,
+        };
+        let contents = self.read_staged(&staged, &request.source, question)?;
         let hash = contents
             .content_hash
             .unwrap_or_else(|| contents.nar.nar_hash.to_hash());

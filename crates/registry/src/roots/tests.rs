@@ -1,14 +1,19 @@
 //! Temporary roots as a garbage collector sees them, and roots that users keep.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::{MetadataExt as _, symlink};
 use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
 
-use store_model::Settings;
+use rustix::io::Errno;
+use store_model::{Hash, HashAlgorithm, Settings};
 
 use super::*;
-use crate::messages::{AddIndirectRoot, AddTempRoots, AddText};
-use crate::testing::{TestStore, has_nix, path};
+use crate::messages::{AddIndirectRoot, AddTempRoots, AddText, Added};
+use crate::staging;
+use crate::start::Registry;
+use crate::testing::{TestStore, has_nix, path, until_waiting};
+use crate::workers::WorkerPool;
 
 fn layout(store: &TestStore) -> Arc<Layout> {
     Arc::new(Layout::open(store.layout(), &Settings::default()).unwrap())
@@ -21,23 +26,53 @@ fn roots_files(store: &TestStore) -> Vec<PathBuf> {
         .collect()
 }
 
+/// Returns the file of this process.
+fn roots_file(store: &TestStore) -> PathBuf {
+    let pid = std::process::id();
+    store.layout().state_dir.join(format!("temproots/{pid}"))
+}
+
+/// Returns the digits of the paths that a collector would read, in the file's order.
+fn read(store: &TestStore) -> String {
+    let text = fs::read_to_string(roots_file(store)).unwrap();
+    let digit = |root: &str| {
+        let root = root.strip_prefix("/nix/store/").unwrap();
+        let digit = root.chars().next().unwrap();
+        assert_eq!(root, path(digit, "x").to_string());
+        digit
+    };
+    assert!(text.is_empty() || text.ends_with('\0'));
+    text.split_terminator('\0')
+        .filter(|root| !root.ends_with(staging::NAME))
+        .map(digit)
+        .collect()
+}
+
+/// Returns a queue that nobody works on: the test settles by itself.
+fn no_queue() -> RootsQueue {
+    let pool = WorkerPool::start("nobody", vec![]).unwrap();
+    pool.queue().downgrade()
+}
+
+fn lend(roots: &mut TempRoots, digits: &str) -> RootsLease {
+    let paths = digits.chars().map(|digit| path(digit, "x")).collect();
+    roots.lend(paths, &no_queue()).unwrap()
+}
+
+/// Drops a lease and has that taken note of.
+fn give_back(roots: &mut TempRoots, lease: RootsLease) {
+    drop(lease);
+    roots.settle(&no_queue());
+}
+
 #[test]
 fn roots_are_written_once_under_a_lock_and_gone_after() {
     let store = TestStore::new();
     let mut roots = TempRoots::open(layout(&store)).unwrap();
     assert!(roots_files(&store).is_empty());
-    roots.add(vec![path('a', "x"), path('b', "x")]).unwrap();
-    roots.add(vec![path('b', "x")]).unwrap();
-    roots.add(vec![path('c', "x")]).unwrap();
-    let file = store
-        .layout()
-        .state_dir
-        .join(format!("temproots/{}", std::process::id()));
-    let text = fs::read_to_string(&file).unwrap();
-    let wanted: String = ['a', 'b', 'c']
-        .map(|digit| format!("/nix/store/{}\0", path(digit, "x")))
-        .concat();
-    assert_eq!(text, wanted);
+    let _leases = ["ab", "b", "cc"].map(|digits| lend(&mut roots, digits));
+    assert_eq!(read(&store), "abc");
+    let file = roots_file(&store);
     assert_eq!(fs::metadata(&file).unwrap().mode(), 0o100_600);
     let other = fs::File::open(&file).unwrap();
     let locked = rustix::fs::flock(&other, FlockOperation::NonBlockingLockExclusive);
@@ -47,12 +82,110 @@ fn roots_are_written_once_under_a_lock_and_gone_after() {
 }
 
 #[test]
+fn what_nobody_has_a_lease_of_leaves_the_file_once_it_is_more_than_half() {
+    let store = TestStore::new();
+    let mut roots = TempRoots::open(layout(&store)).unwrap();
+    let [a, b, c] = ["a", "b", "c"].map(|digits| lend(&mut roots, digits));
+    give_back(&mut roots, a);
+    assert_eq!(read(&store), "abc");
+    give_back(&mut roots, b);
+    assert_eq!(read(&store), "c");
+    let d = lend(&mut roots, "d");
+    assert_eq!(read(&store), "cd");
+    give_back(&mut roots, c);
+    give_back(&mut roots, d);
+    assert_eq!(read(&store), "");
+    assert_eq!(roots_files(&store), [roots_file(&store)]);
+}
+
+#[test]
+fn a_path_stays_until_everybody_has_given_it_back() {
+    let store = TestStore::new();
+    let mut roots = TempRoots::open(layout(&store)).unwrap();
+    let mut first = lend(&mut roots, "ab");
+    let second = lend(&mut roots, "b");
+    first.absorb(lend(&mut roots, "c"));
+    let copy = first.clone();
+    give_back(&mut roots, first);
+    assert_eq!(read(&store), "abc");
+    give_back(&mut roots, copy);
+    assert_eq!(read(&store), "b");
+    give_back(&mut roots, second);
+    assert_eq!(read(&store), "");
+}
+
+#[test]
+fn an_idle_path_that_is_lent_again_is_neither_written_twice_nor_forgotten() {
+    let store = TestStore::new();
+    let mut roots = TempRoots::open(layout(&store)).unwrap();
+    let _kept = lend(&mut roots, "ab");
+    let c = lend(&mut roots, "c");
+    give_back(&mut roots, c);
+    let _again = lend(&mut roots, "c");
+    assert_eq!(read(&store), "abc");
+    // Were it still counted as idle, this would be more than half.
+    let d = lend(&mut roots, "d");
+    give_back(&mut roots, d);
+    assert_eq!(read(&store), "abcd");
+}
+
+#[test]
+fn ten_thousand_paths_given_back_one_by_one_cost_a_few_rewritings() {
+    let store = TestStore::new();
+    let mut roots = TempRoots::open(layout(&store)).unwrap();
+    let paths = (0..10_000).map(|number| path('a', &number.to_string()));
+    let leases: Vec<RootsLease> = paths
+        .map(|path| roots.lend(vec![path], &no_queue()).unwrap())
+        .collect();
+    let mut sizes = BTreeSet::new();
+    for lease in leases {
+        give_back(&mut roots, lease);
+        sizes.insert(fs::metadata(roots_file(&store)).unwrap().len());
+    }
+    assert!(sizes.len() <= 16, "rewritten {} times", sizes.len());
+    assert!(sizes.contains(&0));
+}
+
+#[test]
+fn nothing_is_taken_out_while_a_collector_works() {
+    let store = TestStore::new();
+    let layout = layout(&store);
+    let mut roots = TempRoots::open(Arc::clone(&layout)).unwrap();
+    let a = lend(&mut roots, "a");
+    let gc_lock = fs::File::create(layout.state("gc.lock")).unwrap();
+    rustix::fs::flock(&gc_lock, FlockOperation::LockExclusive).unwrap();
+    give_back(&mut roots, a);
+    assert_eq!(read(&store), "a");
+    drop(gc_lock);
+    roots.settle(&no_queue());
+    assert_eq!(read(&store), "");
+}
+
+#[actix::test]
+async fn what_was_given_back_while_a_collector_worked_goes_when_it_has_ended() {
+    let store = TestStore::new();
+    let registry = store.start();
+    let lease = root(&registry, vec![path('a', "x")]).await;
+    let gc_lock = fs::File::create(store.layout().state_dir.join("gc.lock")).unwrap();
+    rustix::fs::flock(&gc_lock, FlockOperation::LockExclusive).unwrap();
+    drop(lease);
+    // Nothing is asked of the registry any more: it waits by itself.
+    until_waiting(&store.layout().state_dir.join("gc.lock")).await;
+    assert_eq!(read(&store), "a");
+    drop(gc_lock);
+    while !read(&store).is_empty() {
+        tokio::task::yield_now().await;
+    }
+    registry.stop().await;
+}
+
+#[test]
 fn two_registries_of_one_process_keep_their_roots_apart() {
     let store = TestStore::new();
     let mut first = TempRoots::open(layout(&store)).unwrap();
-    first.add(vec![path('a', "x")]).unwrap();
+    let _a = lend(&mut first, "a");
     let mut second = TempRoots::open(layout(&store)).unwrap();
-    second.add(vec![path('b', "x")]).unwrap();
+    let _b = lend(&mut second, "b");
     assert_eq!(roots_files(&store).len(), 2);
     drop(first);
     assert_eq!(roots_files(&store).len(), 1);
@@ -89,7 +222,7 @@ fn a_collector_at_work_is_told_through_its_socket() {
         }
         told
     });
-    roots.add(vec![path('a', "x"), path('b', "x")]).unwrap();
+    let _lease = lend(&mut roots, "ab");
     let told = collector.join().unwrap();
     let wanted = ['a', 'b'].map(|digit| format!("/nix/store/{}", path(digit, "x")));
     assert_eq!(told, wanted);
@@ -102,9 +235,33 @@ fn a_collector_that_does_not_listen_is_waited_for() {
     let mut roots = TempRoots::open(Arc::clone(&layout)).unwrap();
     let gc_lock = fs::File::create(layout.state("gc.lock")).unwrap();
     rustix::fs::flock(&gc_lock, FlockOperation::LockExclusive).unwrap();
-    let adding = std::thread::spawn(move || roots.add(vec![path('a', "x")]).map(|()| roots));
+    let adding = std::thread::spawn(move || (lend(&mut roots, "a"), roots));
     drop(gc_lock);
-    drop(adding.join().unwrap().unwrap());
+    drop(adding.join().unwrap());
+}
+
+/// Makes paths temporary roots, and has everything that was given back before taken note of.
+async fn root(registry: &Registry, paths: Vec<StorePath>) -> RootsLease {
+    let request = AddTempRoots { paths };
+    registry.store.send(request).await.unwrap().unwrap()
+}
+
+/// Adds a text for each name.
+async fn add_texts(registry: &Registry, names: &[&str]) -> Vec<Added> {
+    let mut added = Vec::new();
+    for name in names {
+        let request = AddText {
+            name: (*name).to_owned(),
+            contents: (*name).into(),
+            references: BTreeSet::new(),
+        };
+        added.push(registry.store.send(request).await.unwrap().unwrap());
+    }
+    added
+}
+
+fn names(kept: &[&Added]) -> BTreeSet<String> {
+    kept.iter().map(|added| added.path.to_string()).collect()
 }
 
 #[actix::test]
@@ -114,35 +271,95 @@ async fn nix_collects_what_is_no_root_and_keeps_what_is() {
     }
     let store = TestStore::new();
     let registry = store.start();
-    let mut paths = Vec::new();
-    for name in ["linked", "temporary", "garbage"] {
-        let request = AddText {
-            name: name.to_owned(),
-            contents: name.into(),
-            references: std::collections::BTreeSet::new(),
-        };
-        paths.push(registry.store.send(request).await.unwrap().unwrap());
-    }
+    let added = add_texts(&registry, &["linked", "temporary", "garbage"]).await;
     registry.stop().await;
     // Adding made each of them a temporary root of the registry that has stopped.
     let registry = store.start();
     let link = store.root.join("result");
     let request = AddIndirectRoot {
         link: link.clone(),
-        target: paths[0].clone(),
+        target: added[0].path.clone(),
     };
     registry.store.send(request).await.unwrap().unwrap();
-    let request = AddTempRoots {
-        paths: vec![paths[1].clone()],
-    };
-    registry.store.send(request).await.unwrap().unwrap();
+    let _lease = root(&registry, vec![added[1].path.clone()]).await;
     store.nix_store(&["--gc"]);
-    let left = [&paths[0], &paths[1]].map(|path| path.base_name().to_owned());
-    assert_eq!(store.objects(), left.into());
+    assert_eq!(store.objects(), names(&[&added[0], &added[1]]));
     assert_eq!(
         fs::read_link(&link).unwrap(),
-        Path::new("/nix/store").join(paths[0].base_name())
+        Path::new("/nix/store").join(added[0].path.base_name())
     );
+    registry.stop().await;
+}
+
+#[actix::test]
+async fn nix_collects_what_was_given_back_though_the_registry_goes_on() {
+    if !has_nix("nix_collects_what_was_given_back_though_the_registry_goes_on") {
+        return;
+    }
+    let store = TestStore::new();
+    let registry = store.start();
+    let mut added = add_texts(&registry, &["kept", "one", "two"]).await;
+    store.nix_store(&["--gc"]);
+    assert_eq!(store.objects(), names(&[&added[0], &added[1], &added[2]]));
+    for returned in &mut added[1..] {
+        returned.roots = RootsLease::default();
+    }
+    root(&registry, vec![]).await;
+    store.nix_store(&["--gc"]);
+    assert_eq!(store.objects(), names(&[&added[0]]));
+    registry.stop().await;
+}
+
+#[actix::test]
+async fn a_collection_leaves_the_registry_the_directory_that_it_works_in() {
+    if !has_nix("a_collection_leaves_the_registry_the_directory_that_it_works_in") {
+        return;
+    }
+    let store = TestStore::new();
+    let registry = store.start();
+    let before = add_texts(&registry, &["before"]).await;
+    // Rewritten meanwhile, the file still has it.
+    drop(root(&registry, vec![path('a', "x"), path('b', "x")]).await);
+    root(&registry, vec![]).await;
+    store.nix_store(&["--gc"]);
+    let after = add_texts(&registry, &["after"]).await;
+    assert_eq!(store.objects(), names(&[&before[0], &after[0]]));
+    registry.stop().await;
+}
+
+#[actix::test]
+async fn nix_about_to_read_the_roots_finds_all_of_them_and_they_go_once_it_has_ended() {
+    if !has_nix("nix_about_to_read_the_roots_finds_all_of_them_and_they_go_once_it_has_ended") {
+        return;
+    }
+    let store = TestStore::new();
+    let registry = store.start();
+    let mut added = add_texts(&registry, &["kept", "one", "two"]).await;
+    let roots = fs::read(roots_file(&store)).unwrap();
+    // Nix stops here when it has the lock and has not read the roots.
+    let gate = store.root.join("gate");
+    nix::unistd::mkfifo(&gate, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let mut collector = store
+        .nix_store_command(&["--gc"])
+        .env("_NIX_TEST_GC_SYNC", &gate)
+        .stderr(std::process::Stdio::null())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let gate = fs::OpenOptions::new().write(true).open(&gate).unwrap();
+    for returned in &mut added[1..] {
+        returned.roots = RootsLease::default();
+    }
+    until_waiting(&store.layout().state_dir.join("gc.lock")).await;
+    assert_eq!(fs::read(roots_file(&store)).unwrap(), roots);
+    drop(gate);
+    assert!(collector.wait().unwrap().success());
+    assert_eq!(store.objects(), names(&[&added[0], &added[1], &added[2]]));
+    while fs::read(roots_file(&store)).unwrap() == roots {
+        tokio::task::yield_now().await;
+    }
+    store.nix_store(&["--gc"]);
+    assert_eq!(store.objects(), names(&[&added[0]]));
     registry.stop().await;
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
 
@@ -42,6 +43,13 @@ async fn what_a_crash_leaves_is_removed_by_the_next_start_or_the_next_build() {
     // A copy half made, trash, a lock, and an output in place whose row was never written.
     fs::create_dir_all(objects.join("tmp-99999-0/3/sub")).unwrap();
     fs::create_dir_all(objects.join(".tmp-old")).unwrap();
+    let ours = objects.join(path('c', "goalctl-tmp").base_name());
+    fs::create_dir_all(ours.join("3/sub")).unwrap();
+    fs::set_permissions(&ours, fs::Permissions::from_mode(0o700)).unwrap();
+    // An object may have such a name, too.
+    let object = path('f', "goalctl-tmp").to_string();
+    fs::create_dir(objects.join(&object)).unwrap();
+    fs::set_permissions(objects.join(&object), fs::Permissions::from_mode(0o555)).unwrap();
     let leftover = path('a', "out");
     fs::write(objects.join(format!("{leftover}.lock")), "").unwrap();
     fs::write(objects.join(leftover.base_name()), "half").unwrap();
@@ -72,6 +80,7 @@ async fn what_a_crash_leaves_is_removed_by_the_next_start_or_the_next_build() {
     let wanted = [
         ".links".to_owned(),
         "tmp-alive".to_owned(),
+        object,
         chroot,
         leftover.to_string(),
     ];

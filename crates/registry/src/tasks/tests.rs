@@ -27,7 +27,8 @@ async fn text(
         contents: contents.to_owned(),
         references: references.iter().copied().cloned().collect(),
     };
-    registry.store.send(request).await.unwrap()
+    let added = registry.store.send(request).await.unwrap();
+    added.map(|added| added.path)
 }
 
 async fn source(registry: &Registry, source: &Path, name: &str) -> Result<StorePath, Error> {
@@ -54,7 +55,8 @@ async fn add(
         method,
         algorithm,
     };
-    registry.store.send(request).await.unwrap()
+    let added = registry.store.send(request).await.unwrap();
+    added.map(|added| added.path)
 }
 
 async fn info(registry: &Registry, path: &StorePath) -> PathInfo {

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use actix::prelude::*;
 use registry::{
-    AwaitLock, DiscardInvalidPaths, LockAttempt, LockHolder, OutputLocks, QueryClosure,
-    RegisterOutputs, ScratchStore, TryLockOutputs,
+    CancelFlag, LockAttempt, LockHolder, OutputLocks, QueryClosure, RegisterOutputs, RootsLease,
+    ScratchStore, TryLockOutputs,
 };
 use sandbox::{
     BuildEvent, BuildExited, BuildId, BuildProgress, CancelBuild, DisposeBuild, Disposition,
@@ -16,7 +16,10 @@ use sandbox::{
 use store_model::wanted_outputs::WantedOutputs;
 use store_model::{Derivation, OutputName, Settings, StorePath};
 
-use super::questions::{load_derivation, query_outputs, register_outputs, scratch_outputs};
+use super::questions::{
+    await_lock, discard_invalid_paths, load_derivation, query_outputs, register_outputs,
+    scratch_outputs, warn_of_unchecked,
+};
 use crate::error::chain;
 use crate::events::{EventKind, LockOwner, WaitReason};
 use crate::goal::derivation::{BuilderEnding, Disk, Effect, Event, Facts, State};
@@ -41,6 +44,10 @@ pub(crate) struct DerivationGoal {
     /// The derivation: given by the client, or read from the store.
     derivation: Option<Arc<Derivation>>,
     has_rooted_outputs: bool,
+    /// Keeps the derivation and its outputs from the garbage collector.
+    roots: RootsLease,
+    /// How inputs ended, which keeps them from the garbage collector.
+    inputs: Vec<Arc<Outcome>>,
     /// Outputs of inputs that have ended, where the closure starts.
     input_roots: BTreeSet<StorePath>,
     input_closure: Arc<BTreeSet<StorePath>>,
@@ -55,6 +62,8 @@ struct Build {
     id: BuildId,
     scratch: Option<ScratchOutputs>,
     has_exited: bool,
+    /// Raised when its outputs need not be registered any more.
+    cancel_registration: CancelFlag,
 }
 
 /// What a new goal is told.
@@ -77,6 +86,8 @@ impl DerivationGoal {
             wanted: new.wanted,
             derivation: new.derivation,
             has_rooted_outputs: false,
+            roots: RootsLease::default(),
+            inputs: Vec::new(),
             input_roots: BTreeSet::new(),
             input_closure: Arc::default(),
             lease: None,
@@ -123,6 +134,7 @@ impl DerivationGoal {
             Effect::StartBuild => self.start_build(ctx),
             Effect::CancelBuild => self.cancel_build(),
             Effect::RegisterOutputs(names) => self.register_outputs(&names, ctx),
+            Effect::CancelRegistration => self.cancel_registration(),
             Effect::DisposeBuild(Disposition::Delete) => self.delete_build(),
             Effect::DisposeBuild(Disposition::Keep) => self.keep_build(ctx),
             Effect::Announce(reason) => self.announce(EventKind::Waiting { reason }),
@@ -170,7 +182,8 @@ impl DerivationGoal {
             .into_actor(self)
             .map(|answer, goal, ctx| {
                 let event = match answer {
-                    Ok(derivation) => {
+                    Ok((derivation, roots)) => {
+                        goal.roots.absorb(roots);
                         let printed_path = &goal.facts.printed_path;
                         let recipe = Recipe::new(printed_path, &derivation, &goal.settings);
                         goal.derivation = Some(derivation);
@@ -189,7 +202,19 @@ impl DerivationGoal {
         let outputs = self.output_paths();
         let needs_roots = !std::mem::replace(&mut self.has_rooted_outputs, true);
         let ports = Arc::clone(&self.ports);
-        self.ask(query_outputs(ports, outputs, needs_roots), ctx);
+        let answer = query_outputs(ports, outputs, needs_roots)
+            .into_actor(self)
+            .map(|answer, goal, ctx| {
+                let event = match answer {
+                    Ok((event, roots)) => {
+                        goal.roots.absorb(roots);
+                        event
+                    }
+                    Err(message) => Event::ServiceFailed { message },
+                };
+                goal.advance(event, ctx);
+            });
+        ctx.spawn(answer);
     }
 
     fn require_inputs(&mut self) {
@@ -211,8 +236,9 @@ impl DerivationGoal {
         tell(&self.ports.upward.require_inputs, require);
     }
 
-    /// Remembers the wanted outputs of an input that ended, for the closure.
-    fn note_input(&mut self, path: &StorePath, outcome: &Outcome) {
+    /// Remembers the wanted outputs of an input that ended, for the closure, and keeps them.
+    fn note_input(&mut self, path: &StorePath, outcome: &Arc<Outcome>) {
+        self.inputs.push(Arc::clone(outcome));
         let Some(derivation) = &self.derivation else {
             return;
         };
@@ -278,14 +304,7 @@ impl DerivationGoal {
 
     fn await_lock(&mut self, path: StorePath, ctx: &mut Context<Self>) {
         let ports = Arc::clone(&self.ports);
-        let question = async move {
-            match ports.await_lock.send(AwaitLock { path }).await {
-                Ok(Ok(())) => Ok(Event::LockFreed),
-                Ok(Err(error)) => Err(chain(&error)),
-                Err(error) => Err(chain(&error)),
-            }
-        };
-        self.ask(question, ctx);
+        self.ask(await_lock(ports, path), ctx);
     }
 
     fn discard_invalid_paths(&mut self, ctx: &mut Context<Self>) {
@@ -295,15 +314,7 @@ impl DerivationGoal {
             .map(|(_, path)| path)
             .collect();
         let ports = Arc::clone(&self.ports);
-        let question = async move {
-            let discard = DiscardInvalidPaths { paths };
-            match ports.discard_invalid_paths.send(discard).await {
-                Ok(Ok(())) => Ok(Event::InvalidPathsDiscarded),
-                Ok(Err(error)) => Err(chain(&error)),
-                Err(error) => Err(chain(&error)),
-            }
-        };
-        self.ask(question, ctx);
+        self.ask(discard_invalid_paths(ports, paths), ctx);
     }
 
     fn start_build(&mut self, ctx: &mut Context<Self>) {
@@ -316,6 +327,7 @@ impl DerivationGoal {
             id: build_id,
             scratch: None,
             has_exited: false,
+            cancel_registration: CancelFlag::default(),
         });
         let start = StartBuild {
             build_id,
@@ -366,7 +378,11 @@ impl DerivationGoal {
     }
 
     fn register_outputs(&mut self, names: &BTreeSet<OutputName>, ctx: &mut Context<Self>) {
-        let Some(scratch) = self.build.as_ref().and_then(|build| build.scratch.clone()) else {
+        let registrable = self
+            .build
+            .as_ref()
+            .and_then(|build| Some((build.scratch.clone()?, build.cancel_registration.clone())));
+        let Some((scratch, cancel)) = registrable else {
             let message = "the builder left no outputs directory".to_owned();
             return self.advance(Event::ServiceFailed { message }, ctx);
         };
@@ -384,9 +400,16 @@ impl DerivationGoal {
             },
             outputs: scratch_outputs(&derivation, names),
             reference_candidates: Arc::new(candidates),
+            cancel,
         };
         let ports = Arc::clone(&self.ports);
         self.ask(register_outputs(ports, register), ctx);
+    }
+
+    fn cancel_registration(&self) {
+        if let Some(build) = &self.build {
+            build.cancel_registration.raise();
+        }
     }
 
     fn delete_build(&mut self) {
@@ -422,21 +445,6 @@ impl DerivationGoal {
     }
 }
 
-/// Warns of checks that a derivation asks for and that are not made yet.
-fn warn_of_unchecked(printed_path: &str, derivation: &Derivation) {
-    const CHECKS: [&str; 4] = [
-        "allowedReferences",
-        "allowedRequisites",
-        "disallowedReferences",
-        "disallowedRequisites",
-    ];
-    for check in CHECKS {
-        if derivation.env.contains_key(check.as_bytes()) {
-            tracing::warn!("'{check}' of '{printed_path}' is not checked yet");
-        }
-    }
-}
-
 fn service_failed(error: &dyn std::error::Error) -> Event {
     Event::ServiceFailed {
         message: chain(error),
@@ -457,15 +465,20 @@ impl Actor for DerivationGoal {
         if self.build.as_ref().is_some_and(|build| !build.has_exited) {
             self.cancel_build();
         }
+        // Harmless once they are registered.
+        self.cancel_registration();
         self.delete_build();
         self.locks = None;
         self.lease = None;
-        let outcome = self.outcome.take().unwrap_or_else(|| {
+        let mut outcome = self.outcome.take().unwrap_or_else(|| {
             Outcome::failure(
                 Status::Crashed,
                 format!("the goal of '{}' crashed", self.facts.printed_path),
             )
         });
+        if outcome.status.is_success() {
+            outcome.roots = std::mem::take(&mut self.roots);
+        }
         let ended = GoalEnded {
             goal: self.id,
             served: self.wanted.clone(),

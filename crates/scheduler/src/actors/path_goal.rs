@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use actix::prelude::*;
-use registry::{AddTempRoots, QueryValidPaths};
+use registry::{QueryValidPaths, RootsLease};
 use store_model::wanted_outputs::WantedOutputs;
 
+use super::questions::lend_roots;
 use crate::error::chain;
 use crate::goal::path::{Effect, Event, Facts, State};
 use crate::goal::{GoalId, Outcome, Status};
@@ -18,6 +19,8 @@ pub(crate) struct PathGoal {
     facts: Facts,
     ports: Arc<Ports>,
     state: State,
+    /// Keeps the path from the garbage collector.
+    roots: RootsLease,
     outcome: Option<Outcome>,
 }
 
@@ -28,6 +31,7 @@ impl PathGoal {
             facts,
             ports,
             state: State::default(),
+            roots: RootsLease::default(),
             outcome: None,
         }
     }
@@ -46,7 +50,16 @@ impl PathGoal {
             Effect::QueryValidity => {
                 let answer = query_validity(Arc::clone(&self.ports), self.facts.clone())
                     .into_actor(self)
-                    .map(|event, goal, ctx| goal.advance(event, ctx));
+                    .map(|answer, goal, ctx| {
+                        let event = match answer {
+                            Ok((event, roots)) => {
+                                goal.roots = roots;
+                                event
+                            }
+                            Err(message) => Event::ServiceFailed { message },
+                        };
+                        goal.advance(event, ctx);
+                    });
                 ctx.spawn(answer);
             }
             Effect::Finish(outcome) => {
@@ -57,28 +70,17 @@ impl PathGoal {
     }
 }
 
-async fn query_validity(ports: Arc<Ports>, facts: Facts) -> Event {
-    let failed = |message| Event::ServiceFailed { message };
+async fn query_validity(ports: Arc<Ports>, facts: Facts) -> Result<(Event, RootsLease), String> {
     let paths = vec![facts.path.clone()];
-    let roots = ports.add_temp_roots.send(AddTempRoots {
-        paths: paths.clone(),
-    });
-    match roots.await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => return failed(chain(&error)),
-        Err(error) => return failed(chain(&error)),
-    }
-    match ports
+    let roots = lend_roots(&ports, paths.clone()).await?;
+    let valid = ports
         .query_valid_paths
         .send(QueryValidPaths { paths })
         .await
-    {
-        Ok(Ok(valid)) => Event::ValidityQueried {
-            is_valid: valid.contains(&facts.path),
-        },
-        Ok(Err(error)) => failed(chain(&error)),
-        Err(error) => failed(chain(&error)),
-    }
+        .map_err(|error| chain(&error))?
+        .map_err(|error| chain(&error))?;
+    let is_valid = valid.contains(&facts.path);
+    Ok((Event::ValidityQueried { is_valid }, roots))
 }
 
 impl Actor for PathGoal {
@@ -90,12 +92,15 @@ impl Actor for PathGoal {
 
     /// Reports the ending; actix comes here after a panic too, so that no one waits for ever.
     fn stopped(&mut self, _ctx: &mut Self::Context) {
-        let outcome = self.outcome.take().unwrap_or_else(|| {
+        let mut outcome = self.outcome.take().unwrap_or_else(|| {
             Outcome::failure(
                 Status::Crashed,
                 format!("the goal of '{}' crashed", self.facts.printed_path),
             )
         });
+        if outcome.status.is_success() {
+            outcome.roots = std::mem::take(&mut self.roots);
+        }
         let ended = GoalEnded {
             goal: self.id,
             served: WantedOutputs::All,

@@ -1,11 +1,12 @@
-//! What a derivation goal asks the registry: functions that know no actor, so that the answer can
-//! only become an event.
+//! What goals ask the registry and the lock keeper: functions that know no actor, so that the answer can
+//! only become an event. And what they warn of.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use registry::{
-    AddTempRoots, QueryDerivation, QueryValidPaths, RegisterError, RegisterOutputs, ScratchOutput,
+    AddTempRoots, AwaitLock, DiscardInvalidPaths, QueryDerivation, QueryValidPaths, RegisterError,
+    RegisterOutputs, RootsLease, ScratchOutput,
 };
 use store_model::{Derivation, DerivationOutput, OutputName, StorePath};
 
@@ -38,55 +39,76 @@ pub(super) fn scratch_outputs(
         .collect()
 }
 
+/// Keeps paths from the garbage collector.
+pub(super) async fn lend_roots(ports: &Ports, paths: Vec<StorePath>) -> Result<RootsLease, String> {
+    let lent = ports.add_temp_roots.send(AddTempRoots { paths }).await;
+    lent.map_err(|error| chain(&error))?
+        .map_err(|error| chain(&error))
+}
+
+/// Returns a derivation, and what keeps it in the store. One that was given need not be there, but
+/// collectors know by its path whose the directories of its build are.
 pub(super) async fn load_derivation(
     ports: Arc<Ports>,
     drv_path: StorePath,
     given: Option<Arc<Derivation>>,
-) -> Result<Arc<Derivation>, String> {
+) -> Result<(Arc<Derivation>, RootsLease), String> {
+    let roots = lend_roots(&ports, vec![drv_path.clone()]).await?;
     if let Some(derivation) = given {
-        return Ok(derivation);
+        return Ok((derivation, roots));
     }
-    let paths = vec![drv_path.clone()];
-    let rooted = ports.add_temp_roots.send(AddTempRoots { paths }).await;
-    rooted
+    let read = ports.query_derivation.send(QueryDerivation { drv_path });
+    let derivation = read
+        .await
         .map_err(|error| chain(&error))?
         .map_err(|error| chain(&error))?;
-    let read = ports.query_derivation.send(QueryDerivation { drv_path });
-    read.await
-        .map_err(|error| chain(&error))?
-        .map_err(|error| chain(&error))
+    Ok((derivation, roots))
 }
 
+/// Asks which outputs are invalid; returns what keeps all of them, if they need to be kept first.
 pub(super) async fn query_outputs(
     ports: Arc<Ports>,
     outputs: Vec<(OutputName, StorePath)>,
     needs_roots: bool,
-) -> Result<Event, String> {
+) -> Result<(Event, RootsLease), String> {
     let paths: Vec<StorePath> = outputs.iter().map(|(_, path)| path.clone()).collect();
-    if needs_roots {
-        let roots = AddTempRoots {
-            paths: paths.clone(),
-        };
-        ports
-            .add_temp_roots
-            .send(roots)
-            .await
-            .map_err(|error| chain(&error))?
-            .map_err(|error| chain(&error))?;
-    }
+    let roots = if needs_roots {
+        lend_roots(&ports, paths.clone()).await?
+    } else {
+        RootsLease::default()
+    };
     let valid = ports
         .query_valid_paths
         .send(QueryValidPaths { paths })
         .await
         .map_err(|error| chain(&error))?
         .map_err(|error| chain(&error))?;
-    Ok(Event::OutputsQueried {
-        invalid: outputs
-            .into_iter()
-            .filter(|(_, path)| !valid.contains(path))
-            .map(|(name, _)| name)
-            .collect(),
-    })
+    let invalid = outputs
+        .into_iter()
+        .filter(|(_, path)| !valid.contains(path))
+        .map(|(name, _)| name)
+        .collect();
+    Ok((Event::OutputsQueried { invalid }, roots))
+}
+
+pub(super) async fn await_lock(ports: Arc<Ports>, path: StorePath) -> Result<Event, String> {
+    match ports.await_lock.send(AwaitLock { path }).await {
+        Ok(Ok(())) => Ok(Event::LockFreed),
+        Ok(Err(error)) => Err(chain(&error)),
+        Err(error) => Err(chain(&error)),
+    }
+}
+
+pub(super) async fn discard_invalid_paths(
+    ports: Arc<Ports>,
+    paths: Vec<StorePath>,
+) -> Result<Event, String> {
+    let discard = DiscardInvalidPaths { paths };
+    match ports.discard_invalid_paths.send(discard).await {
+        Ok(Ok(())) => Ok(Event::InvalidPathsDiscarded),
+        Ok(Err(error)) => Err(chain(&error)),
+        Err(error) => Err(chain(&error)),
+    }
 }
 
 pub(super) async fn register_outputs(
@@ -103,7 +125,23 @@ pub(super) async fn register_outputs(
         Ok(Err(error @ RegisterError::HashMismatch { .. })) => {
             Ok(refused(Status::HashMismatch, &error))
         }
+        Ok(Err(RegisterError::Cancelled)) => Ok(Event::RegistrationCancelled),
         Ok(Err(error @ RegisterError::Store(_))) => Ok(refused(Status::MiscFailure, &error)),
         Err(error) => Err(chain(&error)),
+    }
+}
+
+/// Warns of checks that a derivation asks for and that are not made yet.
+pub(super) fn warn_of_unchecked(printed_path: &str, derivation: &Derivation) {
+    const CHECKS: [&str; 4] = [
+        "allowedReferences",
+        "allowedRequisites",
+        "disallowedReferences",
+        "disallowedRequisites",
+    ];
+    for check in CHECKS {
+        if derivation.env.contains_key(check.as_bytes()) {
+            tracing::warn!("'{check}' of '{printed_path}' is not checked yet");
+        }
     }
 }

@@ -6,6 +6,7 @@ use std::ops::BitOr;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
+use registry::RootsLease;
 use store_model::{OutputName, StorePath};
 
 /// How a goal ended.
@@ -151,6 +152,10 @@ pub struct Outcome {
     /// Goals that failed first and so made this one fail, by their paths; empty unless the status
     /// is `DependencyFailed`.
     pub root_causes: Vec<StorePath>,
+    /// Keeps what the goal brought about from the garbage collector while anybody has this outcome:
+    /// goals that need it, the request, and clients for as long as they keep their report. Empty
+    /// unless it was a success.
+    pub roots: RootsLease,
 }
 
 impl Outcome {
@@ -166,6 +171,7 @@ impl Outcome {
             n_rounds: 0,
             kept_build_dir: None,
             root_causes: Vec::new(),
+            roots: RootsLease::default(),
         }
     }
 

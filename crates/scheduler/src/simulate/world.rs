@@ -1,6 +1,8 @@
 //! Runs a plan: performs the effects of machines and the directives of the schedule, and checks
 //! the invariants after each: those that `run` lists under its errors.
 
+mod registration;
+
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, HashMap};
 use std::fmt;
@@ -58,7 +60,8 @@ impl std::error::Error for Violation {}
 ///
 /// # Errors
 /// An invariant does not hold: more slots lent than there are, a build without a slot or a lock or
-/// before its inputs, a goal or a request that ends twice or never, something not given back.
+/// before its inputs, outputs let go of while they are being registered, a goal or a request that
+/// ends twice or never, something not given back.
 pub fn run(plan: &Plan) -> Result<Summary, Violation> {
     let mut world = World::new(plan);
     world.submit_requests()?;
@@ -124,6 +127,10 @@ struct Goal {
     life: u32,
     slot: Option<SlotId>,
     builds: bool,
+    /// Outputs that the registry is working on.
+    registering: Option<BTreeSet<OutputName>>,
+    /// Whether the registry was told to give them up.
+    gives_up: bool,
     n_endings: u32,
 }
 
@@ -255,6 +262,7 @@ impl<'a> World<'a> {
         reason = "most events change only the machine"
     )]
     fn step(&mut self, id: GoalId, event: Event) -> Result<(), Violation> {
+        let event = self.end_registration(id, event);
         let Some(goal) = self.goals.get_mut(&id) else {
             return Ok(());
         };
@@ -348,6 +356,7 @@ impl<'a> World<'a> {
                 self.answer(id, Event::LockFreed);
             }
             Effect::ReleaseLocks => {
+                goal.check_not_registering()?;
                 if self.locked.get(&idx) == Some(&id) {
                     self.locked.remove(&idx);
                 }
@@ -357,11 +366,17 @@ impl<'a> World<'a> {
             Effect::CancelBuild => {
                 self.answer_after(1, id, ending(BuildVerdict::Cancelled));
             }
-            Effect::RegisterOutputs(names) => self.register(id, idx, names),
+            Effect::RegisterOutputs(names) => {
+                goal.registering = Some(names);
+                self.register(id);
+            }
+            Effect::CancelRegistration => goal.gives_up = true,
             Effect::DisposeBuild(Disposition::Keep) => {
+                goal.check_not_registering()?;
                 self.answer(id, Event::BuildKept { path: None });
             }
-            Effect::DisposeBuild(Disposition::Delete) | Effect::Announce(_) => {}
+            Effect::DisposeBuild(Disposition::Delete) => goal.check_not_registering()?,
+            Effect::Announce(_) => {}
             Effect::Finish(outcome) => self.finish(id, idx, *outcome)?,
         }
         Ok(())
@@ -429,26 +444,6 @@ impl<'a> World<'a> {
         self.summary.work_ms += plan_goal.build_ms;
         self.answer_after(plan_goal.build_ms, id, ending(verdict));
         Ok(())
-    }
-
-    fn register(&mut self, id: GoalId, idx: usize, names: BTreeSet<OutputName>) {
-        let event = if self.random.chance(self.plan.chaos.outputs_refused) {
-            Event::OutputsRefused {
-                status: Status::OutputRejected,
-                message: "pretended".to_owned(),
-            }
-        } else {
-            self.valid[idx].extend(names);
-            let before = self.plan.goals[idx]
-                .inputs
-                .iter()
-                .map(|(input, _)| self.finish_ms[*input])
-                .max()
-                .unwrap_or(0);
-            self.finish_ms[idx] = before + self.plan.goals[idx].build_ms;
-            Event::OutputsRegistered
-        };
-        self.answer(id, event);
     }
 
     #[expect(
@@ -538,6 +533,8 @@ impl<'a> World<'a> {
             life,
             slot: None,
             builds: false,
+            registering: None,
+            gives_up: false,
             n_endings: 0,
         };
         self.goals.insert(id, goal);

@@ -17,13 +17,17 @@
 //!                                               Building ─cancelled─► Stopping
 //!                                                   │ the slot goes back here
 //!                                               Registering ────────────────► Built
-//!                                                   │
+//!                                                   │ refused, or cancelled
 //!                                                Keeping ───────────────────► failed
 //! ```
 //!
 //! A slot is held from `Locking` to the builder's exit, locks from `CheckingLocked` to the end.
 //! A goal that finds a lock taken gives its slot back before it waits, so nobody who holds a slot
 //! ever waits for anybody.
+//!
+//! Whoever is cancelled while registering tells the registry and waits for its answer: until then
+//! the registry reads the outputs and may move them into the store, so neither the locks nor the
+//! directory may go. It comes within moments, and says whether the outputs are valid after all.
 
 mod endings;
 mod transitions;
@@ -255,6 +259,8 @@ pub enum Event {
         /// Why.
         message: String,
     },
+    /// The registry gave the outputs up, as it was told to.
+    RegistrationCancelled,
     /// The failed build's directory was put aside.
     BuildKept {
         /// Where, if it was there at all.
@@ -302,6 +308,8 @@ pub enum Effect {
     CancelBuild,
     /// Check, hash and register these outputs.
     RegisterOutputs(BTreeSet<OutputName>),
+    /// Tell the registry that nobody wants the outputs any more.
+    CancelRegistration,
     /// Do away with the build's directories, or keep them.
     DisposeBuild(Disposition),
     /// Tell subscribers why the goal stands still.

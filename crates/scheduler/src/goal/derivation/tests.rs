@@ -312,6 +312,40 @@ fn a_cancelled_build_is_killed_before_its_slot_is_given_back() {
 }
 
 #[test]
+fn a_goal_cancelled_while_it_registers_waits_until_the_registry_has_given_up() {
+    let mut events = up_to_building();
+    events.push(ending(BuildVerdict::Exited { code: 0 }));
+    events.push(Event::Cancelled);
+    events.push(Event::RegistrationCancelled);
+    insta::assert_snapshot!(transcript(&facts(), events));
+}
+
+#[test]
+fn outputs_that_became_valid_before_the_registry_gave_up_are_built() {
+    let mut events = up_to_building();
+    events.push(ending(BuildVerdict::Exited { code: 0 }));
+    events.push(Event::Cancelled);
+    events.push(Event::OutputsRegistered);
+    insta::assert_snapshot!(transcript(&facts(), events));
+}
+
+#[test]
+fn a_registration_that_was_given_up_keeps_the_build_directory_if_told_so() {
+    let facts = Facts {
+        keep_failed: KeepFailed::Yes,
+        ..facts()
+    };
+    let mut events = up_to_building();
+    events.push(ending(BuildVerdict::Exited { code: 0 }));
+    events.push(Event::Cancelled);
+    events.push(Event::RegistrationCancelled);
+    events.push(Event::BuildKept {
+        path: Some("/nix/var/nix/builds/a".into()),
+    });
+    insta::assert_snapshot!(transcript(&facts, events));
+}
+
+#[test]
 fn a_slot_granted_to_a_goal_that_was_cancelled_meanwhile_changes_nothing() {
     let events = [
         started(),

@@ -152,6 +152,12 @@ impl Phase {
                 outcome.n_rounds = 1;
                 failed_build(facts, recipe, vec![], outcome)
             }
+            (Self::Registering(times), Event::RegistrationCancelled) => {
+                let mut outcome = cancelled(facts);
+                outcome.build_times = Some(times);
+                outcome.n_rounds = 1;
+                failed_build(facts, recipe, vec![], outcome)
+            }
             (Self::Keeping(mut outcome), Event::BuildKept { path }) => {
                 if let Some(path) = &path {
                     let note = format!("\nnote: keeping build directory '{}'", path.display());
@@ -182,8 +188,8 @@ impl Phase {
         }
     }
 
-    /// Gives everything back. Only a running builder has to be waited for; outputs that are being
-    /// registered are waited for too, since they are made already.
+    /// Gives everything back. A running builder has to be waited for, and so has the registry while
+    /// it may be moving outputs into the store: it is told to stop, and says how far it got.
     #[expect(
         clippy::wildcard_enum_match_arm,
         reason = "`abandon` lists every phase, so a new one cannot be forgotten"
@@ -193,9 +199,8 @@ impl Phase {
             Self::Building(slot, _) => {
                 live(recipe, Self::Stopping(slot), vec![Effect::CancelBuild])
             }
-            phase @ (Self::Stopping(_) | Self::Registering(_) | Self::Keeping(_)) => {
-                live(recipe, phase, vec![])
-            }
+            phase @ Self::Registering(_) => live(recipe, phase, vec![Effect::CancelRegistration]),
+            phase @ (Self::Stopping(_) | Self::Keeping(_)) => live(recipe, phase, vec![]),
             phase => phase.abandon(cancelled(facts)),
         }
     }
@@ -219,6 +224,7 @@ impl Phase {
                 Effect::ReleaseLocks,
             ],
             Self::Registering(_) => vec![
+                Effect::CancelRegistration,
                 Effect::DisposeBuild(Disposition::Delete),
                 Effect::ReleaseLocks,
             ],

@@ -1,0 +1,66 @@
+//! The pretended registry: outputs become valid, are refused, or are given up half-way.
+
+use super::{Goal, Violation, World};
+use crate::goal::derivation::Event;
+use crate::goal::{GoalId, Status};
+
+impl World<'_> {
+    /// Begins a registration; its outputs are valid when the answer arrives, if it says so.
+    pub(super) fn register(&mut self, id: GoalId) {
+        let event = if self.random.chance(self.plan.chaos.outputs_refused) {
+            Event::OutputsRefused {
+                status: Status::OutputRejected,
+                message: "pretended".to_owned(),
+            }
+        } else {
+            Event::OutputsRegistered
+        };
+        self.answer(id, event);
+    }
+
+    /// Takes the registry's answer on its way to a goal: told to give up in time, it may have.
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "every other event is not the end of a registration"
+    )]
+    pub(super) fn end_registration(&mut self, id: GoalId, event: Event) -> Event {
+        let Some(goal) = self.goals.get_mut(&id) else {
+            return event;
+        };
+        match event {
+            Event::OutputsRegistered | Event::OutputsRefused { .. }
+                if goal.gives_up && self.random.chance(50) =>
+            {
+                goal.registering = None;
+                Event::RegistrationCancelled
+            }
+            Event::OutputsRegistered => {
+                let idx = goal.idx;
+                self.valid[idx].extend(goal.registering.take().unwrap_or_default());
+                let plan_goal = &self.plan.goals[idx];
+                let inputs = plan_goal.inputs.iter();
+                let before = inputs.map(|(input, _)| self.finish_ms[*input]).max();
+                self.finish_ms[idx] = before.unwrap_or(0) + plan_goal.build_ms;
+                Event::OutputsRegistered
+            }
+            event @ (Event::OutputsRefused { .. } | Event::ServiceFailed { .. }) => {
+                goal.registering = None;
+                event
+            }
+            event => event,
+        }
+    }
+}
+
+impl Goal {
+    /// Checks that the registry does not work on what the goal is about to let go of.
+    pub(super) fn check_not_registering(&self) -> Result<(), Violation> {
+        match self.registering {
+            None => Ok(()),
+            Some(_) => Err(Violation(format!(
+                "goal {} lets go of outputs that are being registered",
+                self.idx
+            ))),
+        }
+    }
+}
