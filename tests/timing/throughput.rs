@@ -10,11 +10,12 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use it::event_stream::{Event, events, position};
+use it::event_stream::{events, position};
 use it::{Finished, TestStore, debris, measure, requirement};
 use nix::pty::openpty;
+use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
-use sha2::{Digest, Sha256};
+use nix::sys::time::TimeValLike;
 
 use crate::{alone, is_optimised};
 
@@ -32,29 +33,43 @@ const N_LINES: u32 = 200_000;
 
 #[test]
 fn registering_an_output_costs_15_percent_more_than_its_hash_alone() {
-    if !requirement::genuine_nix() {
+    if !requirement::genuine_nix() || !requirement::programs(&["sha256sum"]) {
         return;
     }
     let _alone = alone();
     let store = TestStore::new();
+    store.signals().pipes(&["ready", "go", "end"]);
     // Text, as most of what is built is, and hence something to look for references in.
     let text = store.dir().join("text");
     std::fs::write(&text, self::text()).expect("a fresh file can be written");
+    let n_times = OUTPUT_BYTES / text.metadata().expect("it was just written").len();
     let round = |idx: usize| {
-        let drv = store.instantiate_one(&format!(
-            r#"mk "large-{idx}" "n=0; while [ $n -lt $times ]; do cat $text; n=$((n + 1)); done > $out"
-                 {{ text = builtins.path {{ name = "text"; path = {}; }}; times = {}; }}"#,
+        // Something else goes on meanwhile, so that goalctl is still there to be asked.
+        let drvs = store.instantiate(&format!(
+            r#"[
+              (mk "large-{idx}" ''
+                n=0; while [ $n -lt {n_times} ]; do cat $text; n=$((n + 1)); done > $out
+                echo here > /signals/ready; read word < /signals/go
+              '' {{ text = builtins.path {{ name = "text"; path = {}; }}; }})
+              (mk "other-{idx}" "read word < /signals/end; echo made > $out" {{ }})
+            ]"#,
             text.display(),
-            OUTPUT_BYTES / text.metadata().expect("it was just written").len(),
         ));
-        // What the disk takes comes on top of the promise.
-        let finished = store
-            .goalctl(["build", "--json", &drv])
-            .option("fsync-store-paths", "false")
-            .succeed();
-        let registered = registration_time(&events(&finished), &drv);
-        let hashed = hashing_time(&store.real(&store.output_of(&drv, "out")));
-        (registered, hashed)
+        let mut goalctl = store
+            .build_with_signals(&drvs[0])
+            .arg(&drvs[1])
+            .args(["--json", "-j", "2"])
+            .start();
+        store.signals().await_word("ready");
+        let before = computing_time(goalctl.pid(), Work::Everything);
+        let go = store.signals().release("go");
+        goalctl.await_line(|line| line.contains("\"finished\"") && line.contains(&drvs[0]));
+        let registered = computing_time(goalctl.pid(), Work::Everything).saturating_sub(before);
+        let end = store.signals().release("end");
+        goalctl.finish().expect_status(0);
+        drop((go, end));
+        let output = store.real(&store.output_of(&drvs[0], "out"));
+        (registered, computing_time_of_sha256sum(&output))
     };
     // Not optimised, the parts of goalctl's own are slow.
     let limit = if is_optimised() { 1.15 } else { 3.0 };
@@ -106,11 +121,11 @@ fn a_log_costs_us_a_second_of_computing_for_100_megabytes() {
             .option("compress-build-log", "false")
             .start();
         store.signals().await_word("before");
-        let before = computing_time(goalctl.pid());
+        let before = computing_time(goalctl.pid(), Work::Own);
         let go = store.signals().release("go");
         goalctl.await_line(|line| line.ends_with("> last"));
         store.signals().await_word("after");
-        let took = computing_time(goalctl.pid()).saturating_sub(before);
+        let took = computing_time(goalctl.pid(), Work::Own).saturating_sub(before);
         let end = store.signals().release("end");
         goalctl.finish().expect_status(0);
         drop((go, end));
@@ -143,13 +158,6 @@ fn assert_ratio(what: &str, limit: f64, round: impl Fn(usize) -> (Duration, Dura
     panic!("{what}: {ours:?} is more than {limit} times {theirs:?}");
 }
 
-/// Returns the time from the end of a builder to that of its goal.
-fn registration_time(events: &[Event], drv: &str) -> Duration {
-    let ended = &events[position(events, "finished", drv)];
-    let stopped_at = ended.value["stoppedAtMs"].as_u64().expect("it was built");
-    Duration::from_millis(ended.at_ms - stopped_at)
-}
-
 /// Returns the time that a builder ran.
 fn building_time(finished: &Finished, drv: &str) -> Duration {
     let events = events(finished);
@@ -159,22 +167,24 @@ fn building_time(finished: &Finished, drv: &str) -> Duration {
     Duration::from_millis(stopped_at - started_at)
 }
 
-/// Returns how long it takes to read a file and hash it, as a `sha256sum` does that uses what the
-/// processor has for it.
-fn hashing_time(path: &Path) -> Duration {
-    let started_at = measure::now();
-    let mut file = File::open(path).expect("it was made");
-    let mut buffer = vec![0; 128 * 1024];
-    let mut hasher = Sha256::new();
-    loop {
-        let n_read = file.read(&mut buffer).expect("it can be read");
-        if n_read == 0 {
-            break;
-        }
-        hasher.update(&buffer[..n_read]);
-    }
-    assert_ne!(hasher.finalize()[..], [0; 32]);
-    measure::now() - started_at
+/// Returns how long `sha256sum` computes for a file.
+fn computing_time_of_sha256sum(path: &Path) -> Duration {
+    let used = || {
+        let usage = getrusage(UsageWho::RUSAGE_CHILDREN).expect("one's own usage can be asked for");
+        [usage.user_time(), usage.system_time()]
+            .map(|time| {
+                let micros = time.num_microseconds();
+                Duration::from_micros(u64::try_from(micros).expect("time is positive"))
+            })
+            .iter()
+            .sum::<Duration>()
+    };
+    // This program's tests run alone, so no other child ends meanwhile.
+    let before = used();
+    let mut sha256sum = std::process::Command::new("sha256sum");
+    let output = sha256sum.arg(path).output().expect("it was found before");
+    assert!(output.status.success());
+    used().saturating_sub(before)
 }
 
 /// Returns how long a bare reader takes for the same lines through a terminal of the same modes.
@@ -207,16 +217,30 @@ fn bare_terminal_time() -> Duration {
     took
 }
 
-/// Returns how long a process has been computing, the kernel's work for it left out.
-fn computing_time(pid: u32) -> Duration {
+/// Whose work for a process is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Work {
+    /// Its own.
+    Own,
+    /// The kernel's for it, too.
+    Everything,
+}
+
+/// Returns how long a process has been computing.
+fn computing_time(pid: u32, work: Work) -> Duration {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process runs");
     // The name may hold blanks; the state is the first word behind it.
     let (_, rest) = text.rsplit_once(") ").expect("the name is in parentheses");
-    let n_ticks: u64 = rest
+    let ticks: Vec<u64> = rest
         .split(' ')
-        .nth(11)
-        .and_then(|word| word.parse().ok())
-        .expect("the kernel tells");
+        .skip(11)
+        .take(2)
+        .map(|word| word.parse().expect("the kernel tells numbers"))
+        .collect();
+    let n_ticks = match work {
+        Work::Own => ticks[0],
+        Work::Everything => ticks.iter().sum(),
+    };
     // The kernel counts in hundredths for everybody, whatever it uses itself.
     Duration::from_millis(n_ticks * 10)
 }
