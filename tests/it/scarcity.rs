@@ -4,6 +4,7 @@ use std::process::Command;
 
 use it::snapshot::Snapshot;
 use it::{Invocation, Profile, TestStore, debris, requirement};
+use nix::sys::signal::Signal;
 
 /// Puts `prlimit` in front of goalctl.
 fn limited(invocation: Invocation, profile: Profile, limit: &str) -> Invocation {
@@ -179,4 +180,33 @@ fn builders_are_the_first_that_go_when_memory_runs_out_and_goalctl_is_not() {
     let text = std::fs::read_to_string(output).expect("it was made");
     assert_eq!(text, "1000\nkept\n");
     debris::assert_clean(&store);
+}
+
+#[test]
+fn a_goalctl_that_was_stopped_for_longer_than_a_silence_may_last_kills_nobody_for_it() {
+    if !requirement::genuine_nix() {
+        return;
+    }
+    for profile in Profile::all() {
+        let store = TestStore::of(profile);
+        store.signals().pipes(&["ready", "later", "go"]);
+        let drv = store.script(
+            "chatty",
+            "echo here > /signals/ready; n=0; \
+             while [ $n -lt 35 ]; do echo still here; sleep 0.1; n=$((n + 1)); done; \
+             echo here > /signals/later; read word < /signals/go; echo made > $out",
+        );
+        let goalctl = store
+            .build_with_signals(&drv)
+            .args(["--max-silent-time", "2"])
+            .start();
+        store.signals().await_word("ready");
+        goalctl.signal(Signal::SIGSTOP);
+        store.signals().await_word("later");
+        goalctl.signal(Signal::SIGCONT);
+        let open = store.signals().release("go");
+        goalctl.finish().expect_status(0);
+        drop(open);
+        debris::assert_clean(&store);
+    }
 }
