@@ -3,6 +3,7 @@
 //! Reading order: this file, `parse` and `print` for the file format, `kind`, `modulo` for the
 //! hash that paths follow from, `output_paths` for computing and checking those, `placeholder`.
 
+mod attributes;
 pub mod json;
 mod kind;
 pub mod modulo;
@@ -12,7 +13,9 @@ pub mod placeholder;
 mod print;
 mod program;
 mod resolve;
+pub mod structured_attrs;
 
+pub use attributes::Attributes;
 pub use kind::DerivationKind;
 pub use modulo::{Finality, HashModulo, HashModuloCache};
 pub use program::Program;

@@ -10,3 +10,4 @@ mod fixtures;
 mod floating;
 mod graphs;
 mod json;
+mod structured;
