@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 pub mod base32;
+pub mod closure;
 pub mod content_address;
 pub mod derivation;
 pub mod error;

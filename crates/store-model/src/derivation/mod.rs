@@ -7,6 +7,7 @@ mod attributes;
 pub mod json;
 mod kind;
 pub mod modulo;
+pub mod output_checks;
 mod output_paths;
 mod parse;
 pub mod placeholder;
