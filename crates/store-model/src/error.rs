@@ -69,6 +69,20 @@ pub enum Error {
         /// What is wrong with its value, as the end of a sentence.
         reason: String,
     },
+    /// Going on would take a path for what a build made that made something else.
+    #[error("malformed realisation: {reason}")]
+    Realisation {
+        /// What is wrong, and where.
+        reason: String,
+    },
+    /// Going on would sign, or trust, with a key that nobody meant.
+    #[error("malformed key '{name}': {reason}")]
+    Key {
+        /// The key's name; empty if there is none. The rest may be secret.
+        name: String,
+        /// The rule that it breaks.
+        reason: &'static str,
+    },
     /// Going on would take a part of a closure for the whole.
     #[error("nothing is known of '{path}', which a closure leads to")]
     UnknownPath {

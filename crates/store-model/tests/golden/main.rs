@@ -10,4 +10,5 @@ mod fixtures;
 mod floating;
 mod graphs;
 mod json;
+mod signatures;
 mod structured;
