@@ -6,6 +6,7 @@
 mod archives;
 mod derivations;
 mod equal_inputs;
+mod fixed;
 mod fixtures;
 mod floating;
 mod graphs;
