@@ -1,7 +1,9 @@
 //! A build recipe.
 //!
 //! Reading order: this file, `parse` and `print` for the file format, `kind`, `modulo` for the
-//! hash that paths follow from, `output_paths` for computing and checking those, `placeholder`.
+//! hash that paths follow from, `output_paths` for computing and checking those, `placeholder`;
+//! then what a derivation says beside how to build it: `attributes`, `structured_attrs`,
+//! `reference_graphs`, `output_checks`.
 
 mod attributes;
 pub mod json;
@@ -13,6 +15,7 @@ mod parse;
 pub mod placeholder;
 mod print;
 mod program;
+pub mod reference_graphs;
 mod resolve;
 pub mod structured_attrs;
 

@@ -11,5 +11,6 @@ mod fixtures;
 mod floating;
 mod graphs;
 mod json;
+mod reference_graphs;
 mod signatures;
 mod structured;
