@@ -36,8 +36,7 @@ fn with_too_few_descriptors_a_wide_graph_is_built_or_refused_and_nothing_breaks(
                 finished.code()
             ));
             assert!(!finished.error().contains("panicked"), "{finished}");
-            // A sandbox that cannot be set up is a permanent failure, as it is for Nix.
-            let is_expected = [0, 1, 100, 101].contains(&finished.code());
+            let is_expected = [0, 1].contains(&finished.code());
             assert!(is_expected, "{finished}");
             if finished.code() != 0 {
                 // The database has words of its own for it.
@@ -64,8 +63,9 @@ fn no_descriptor_is_lost_over_hundreds_of_builds() {
     let store = TestStore::new();
     store
         .signals()
-        .pipes(&["ready-a", "go-a", "ready-z", "go-z"]);
-    // One slot is given in the order of names.
+        .pipes(&["ready-m-2", "go-m-2", "ready-z", "go-z"]);
+    // One slot is given in the order of names, so the first gate comes after a hundred builds: by
+    // then every worker has come, and directories wait to be used again.
     let drvs = store.instantiate(&format!(
         r#"
         let gate = name: mk "${{name}}-gate" ''
@@ -74,7 +74,7 @@ fn no_descriptor_is_lost_over_hundreds_of_builds() {
             trivial = n: mk "m-${{toString n}}" (if lib n then "exit 1" else "echo $name > $out") {{ }};
             # Some fail, which closes other things.
             lib = n: builtins.elem n [ 7 77 177 277 377 ];
-        in [ (gate "a") ] ++ builtins.genList trivial {N_BUILDS} ++ [ (gate "z") ]
+        in [ (gate "m-2") ] ++ builtins.genList trivial {N_BUILDS} ++ [ (gate "z") ]
         "#
     ));
     let goalctl = store
@@ -84,7 +84,7 @@ fn no_descriptor_is_lost_over_hundreds_of_builds() {
         .start();
     let mut counts = Vec::new();
     let mut open = Vec::new();
-    for name in ["a", "z"] {
+    for name in ["m-2", "z"] {
         store.signals().await_word(&format!("ready-{name}"));
         let descriptors = std::fs::read_dir(format!("/proc/{}/fd", goalctl.pid()));
         counts.push(descriptors.expect("it runs").count());
@@ -93,8 +93,8 @@ fn no_descriptor_is_lost_over_hundreds_of_builds() {
     goalctl.finish().expect_status(100);
     drop(open);
     requirement::say(&format!("descriptors before and after: {counts:?}"));
-    // A worker that was not needed before may have come, with what it holds for good.
-    assert!(counts[1] <= counts[0] + 8, "{counts:?}");
+    // A few more directories may wait than did then.
+    assert!(counts[1] <= counts[0] + 24, "{counts:?}");
     debris::assert_clean(&store);
 }
 
@@ -155,12 +155,12 @@ fn builders_are_the_first_that_go_when_memory_runs_out_and_goalctl_is_not() {
     if !requirement::genuine_nix() {
         return;
     }
-    if !requirement::root() {
-        return;
+    for profile in Profile::all() {
+        volunteers(&TestStore::of(profile));
     }
-    // An ordinary user's launcher hides its memory, and may then not volunteer by itself: there the
-    // kernel chooses by size alone.
-    let store = TestStore::of(Profile::Root);
+}
+
+fn volunteers(store: &TestStore) {
     store.signals().pipes(&["ready", "go"]);
     let drv = store.script(
         "volunteer",
@@ -179,7 +179,7 @@ fn builders_are_the_first_that_go_when_memory_runs_out_and_goalctl_is_not() {
     let output = store.real(&store.output_of(&drv, "out"));
     let text = std::fs::read_to_string(output).expect("it was made");
     assert_eq!(text, "1000\nkept\n");
-    debris::assert_clean(&store);
+    debris::assert_clean(store);
 }
 
 #[test]
