@@ -184,6 +184,35 @@ fn a_link_to_a_secret_stays_a_link() {
 }
 
 #[test]
+fn what_is_planted_beside_a_fixed_output_is_never_written_through() {
+    for (store, canary) in guarded_stores() {
+        let secret = Canary::secret(&store);
+        for (idx, plant) in ["ln -s @SECRET@", "ln -s @SECRET@/..", "mkdir", "mkfifo"]
+            .into_iter()
+            .enumerate()
+        {
+            let plant = plant.replace("@SECRET@", &secret.to_string_lossy());
+            let drv = store.instantiate_one(&format!(
+                r#"mk "fixed-{idx}" ''
+                  for end in .tmp .lock .chroot .check -check .old '~'; do {plant} $out$end; done
+                  printf {idx} > $out
+                  ls ''${{out%/*}} | grep -c fixed-{idx}
+                '' {{ outputHashAlgo = "sha256"; outputHash = builtins.hashString "sha256" "{idx}"; }}"#
+            ));
+            let finished = store.goalctl(["build", &drv]).run();
+            finished.expect_status(0);
+            // All of them were really there: the output, seven plants.
+            finished.expect_error("> 8\n");
+            let output = store.real(&store.output_of(&drv, "out"));
+            let contents = fs::read_to_string(output).expect("it was made");
+            assert_eq!(contents, idx.to_string());
+            canary.assert_untouched(&store);
+        }
+        debris::assert_clean(&store);
+    }
+}
+
+#[test]
 fn an_input_cannot_be_linked_into_an_output() {
     under_guard(
         "mkdir $out; ln ${tools}/bin/busybox $out/linked 2> /dev/null || echo no > $out/linked",

@@ -14,7 +14,10 @@ mod full_disk;
 mod interruption;
 mod library;
 mod panics;
+mod scarcity;
+mod terminal;
 
 mod guard;
 mod hostility;
 mod isolation;
+mod races;

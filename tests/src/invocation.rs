@@ -13,6 +13,8 @@ use nix::unistd::Pid;
 
 use crate::measure;
 use crate::processes::Watched;
+use crate::requirement;
+use crate::terminal::Terminal;
 
 /// How long a program may run before the test gives it up. No test waits this long unless it fails.
 const DEADLINE: Duration = Duration::from_mins(3);
@@ -31,6 +33,15 @@ pub enum Stream {
     Output,
     /// Standard error.
     Error,
+}
+
+/// Where a program at a terminal has its standard output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OutputOf {
+    /// At the terminal as well.
+    Terminal,
+    /// In a pipe that the test reads.
+    Pipe,
 }
 
 /// One line that a program wrote, without its newline.
@@ -147,19 +158,56 @@ impl Invocation {
     /// Starts the program.
     #[must_use]
     pub fn start(mut self) -> Running {
+        self.command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        self.spawn()
+    }
+
+    /// Starts the program as the one that a terminal's keyboard talks to; the terminal shows
+    /// standard error, and standard output where `output` says so. It is one that can do everything,
+    /// unless the environment names another.
+    #[must_use]
+    pub fn start_at(self, terminal: &mut Terminal, output: OutputOf) -> Running {
+        let setsid = requirement::find_program("setsid").expect("it comes with util-linux");
+        let mut wrapper = Command::new(setsid);
+        // With a terminal of its own, as a shell gives it.
+        wrapper.arg("--ctty");
+        let is_named = self.command.get_envs().any(|(name, _)| name == "TERM");
+        let mut invocation = self.under(wrapper);
+        if !is_named {
+            invocation = invocation.env("TERM", "xterm-256color");
+        }
+        invocation
+            .command
+            .stdin(terminal.line())
+            .stderr(terminal.line())
+            .stdout(match output {
+                OutputOf::Terminal => terminal.line(),
+                OutputOf::Pipe => Stdio::piped(),
+            });
+        let running = invocation.spawn();
+        terminal.hand_over();
+        running
+    }
+
+    /// Starts the program with the streams that were chosen.
+    fn spawn(mut self) -> Running {
         let description = describe(&self.command);
         let mut child = self
             .command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
             .spawn()
             .unwrap_or_else(|error| panic!("{description}: {error}"));
+        // The command would hold a terminal open.
+        drop(self.command);
         let (sender, lines) = channel();
-        let output = child.stdout.take().expect("standard output is a pipe");
-        let error = child.stderr.take().expect("standard error is a pipe");
-        forward(output, Stream::Output, sender.clone());
-        forward(error, Stream::Error, sender);
+        if let Some(output) = child.stdout.take() {
+            forward(output, Stream::Output, sender.clone());
+        }
+        if let Some(error) = child.stderr.take() {
+            forward(error, Stream::Error, sender);
+        }
         let watched = Watched::new(child.id()).expect("a child that is not reaped can be watched");
         Running {
             child,

@@ -25,6 +25,7 @@ pub mod profile;
 
 pub mod invocation;
 pub mod store;
+pub mod terminal;
 
 pub mod graph;
 pub mod hand_over;
@@ -40,3 +41,4 @@ pub mod snapshot;
 pub use invocation::{Finished, Invocation, Running};
 pub use profile::Profile;
 pub use store::TestStore;
+pub use terminal::Terminal;

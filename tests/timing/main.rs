@@ -1,6 +1,9 @@
 //! End-to-end tests of how long things take and how much they hold: a program of its own, because
 //! cargo runs the test programs one after another.
 
+mod graphs;
+mod throughput;
+
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -77,6 +80,9 @@ fn assert_hand_over(holder: Program) {
 /// Returns a limit as it holds for the goalctl under test: the promises are about the program that
 /// people run, which is optimised, and one that is not may take ten times as long.
 fn promise(limit: Duration) -> Duration {
-    let is_optimised = binaries::goalctl().iter().any(|part| part == "release");
-    if is_optimised { limit } else { limit * 10 }
+    if is_optimised() { limit } else { limit * 10 }
+}
+
+fn is_optimised() -> bool {
+    binaries::goalctl().iter().any(|part| part == "release")
 }

@@ -38,6 +38,7 @@ use crate::failure::Result;
 use crate::interrupt::Interrupts;
 use crate::output::say;
 use crate::render::Style;
+use crate::render::diagnostics::Diagnostics;
 
 fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
@@ -46,10 +47,12 @@ fn main() -> ExitCode {
     };
     let environment = Environment::of_this_process();
     let style = Style::of_stderr(&environment);
-    trace(arguments.global.verbose, style);
+    let diagnostics = Diagnostics::default();
+    trace(arguments.global.verbose, style, diagnostics.clone());
     let session = Session {
         environment,
         style,
+        diagnostics,
         typed_options: arguments.typed_options(),
         global: arguments.global,
     };
@@ -85,7 +88,7 @@ fn tell_usage(error: &clap::Error) -> ExitCode {
 }
 
 /// Sends what the program says about itself to standard error, as far as was asked for.
-fn trace(verbosity: u8, style: Style) {
+fn trace(verbosity: u8, style: Style, diagnostics: Diagnostics) {
     let level = match verbosity {
         0 => LevelFilter::WARN,
         1 => LevelFilter::INFO,
@@ -94,7 +97,7 @@ fn trace(verbosity: u8, style: Style) {
     };
     let subscriber = tracing_subscriber::fmt()
         .with_max_level(level)
-        .with_writer(std::io::stderr)
+        .with_writer(diagnostics)
         .with_ansi(style == Style::Colour)
         .with_target(verbosity > 1)
         .without_time();

@@ -3,6 +3,11 @@
 use std::io;
 use std::path::PathBuf;
 
+use nix::errno::Errno;
+
+use crate::SetupFault;
+use crate::init::is_shortage;
+
 /// A failure of the sandbox: what was being done, and to what.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -114,6 +119,25 @@ impl Error {
             path,
             source: source.into(),
         }
+    }
+}
+
+impl Error {
+    /// Returns whether another try may succeed.
+    pub(crate) fn fault(&self) -> SetupFault {
+        let mut cause: Option<&dyn std::error::Error> = Some(self);
+        while let Some(error) = cause {
+            let number = error
+                .downcast_ref::<io::Error>()
+                .and_then(io::Error::raw_os_error);
+            let is_full = |errno| matches!(errno, Errno::ENOSPC | Errno::EDQUOT);
+            let errno = number.map(Errno::from_raw);
+            if errno.is_some_and(|errno| is_shortage(errno) || is_full(errno)) {
+                return SetupFault::Passing;
+            }
+            cause = error.source();
+        }
+        SetupFault::Lasting
     }
 }
 

@@ -5,6 +5,7 @@
 //! to a plan), `workspace`, `user_pool`, `build_log`, `launch`, and at last [`init`], which is the
 //! other program of this crate, `sandbox-init`.
 
+pub mod darwin_profile;
 pub mod error;
 pub mod init;
 pub mod messages;

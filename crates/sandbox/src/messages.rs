@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use actix::{Message, Recipient};
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use store_model::{Derivation, Settings, StorePath};
 
 use crate::Error;
@@ -165,7 +166,19 @@ pub enum BuildVerdict {
     SetupFailed {
         /// The whole chain of causes, without "while setting up the build environment".
         message: String,
+        /// Whether another try may succeed.
+        fault: SetupFault,
     },
+}
+
+/// Why a build's surroundings could not be made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SetupFault {
+    /// It is the derivation's, the settings' or the kernel's, and stays.
+    Lasting,
+    /// The machine has too little of something just now: descriptors, processes, memory, disk; or
+    /// the program is ending.
+    Passing,
 }
 
 /// Sent by a goal that is cancelled: kills every process of the build. The ending still comes as

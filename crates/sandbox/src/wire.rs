@@ -20,6 +20,7 @@ use rustix::net::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::SetupFault;
 use crate::plan::Plan;
 
 /// Bumped with every change of a wire type: a launcher of another version is refused, not misread.
@@ -107,6 +108,8 @@ pub(crate) enum Ending {
     SetupFailed {
         /// The chain of causes.
         message: String,
+        /// Whether another try may succeed.
+        fault: SetupFault,
     },
 }
 

@@ -80,14 +80,6 @@ pub struct References {
     pub to_self: bool,
 }
 
-impl References {
-    /// Returns whether nothing is referred to.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.others.is_empty() && !self.to_self
-    }
-}
-
 impl StoreDir {
     /// Returns the path of a text whose SHA-256 is `contents_hash`, such as a `.drv` file or what
     /// `builtins.toFile` makes.
@@ -120,9 +112,12 @@ impl StoreDir {
 
     /// Returns the path of an object that is known by its content alone.
     ///
+    /// A reference to itself that the address cannot record is let pass, as Nix 2.8 does: the hash
+    /// covers where it stands, see [`SelfModuloHasher`](crate::hash_rewrite::SelfModuloHasher).
+    ///
     /// # Errors
-    /// The name is not allowed, or there are references though that kind of address cannot record
-    /// them: only texts and SHA-256 of a NAR can.
+    /// The name is not allowed, or there are references to other paths though that kind of address
+    /// cannot record them: only texts and SHA-256 of a NAR can.
     pub fn make_fixed_output_path(
         &self,
         method: IngestionMethod,
@@ -153,7 +148,7 @@ impl StoreDir {
             IngestionMethod::Recursive => "r:",
             IngestionMethod::Flat => "",
         };
-        if !references.is_empty() {
+        if !references.others.is_empty() {
             return Err(unrecordable(
                 "this kind of address cannot record references",
             ));
@@ -306,7 +301,10 @@ mod tests {
         for (method, algorithm) in [(Flat, Sha1), (Flat, Sha256), (Recursive, Sha1)] {
             assert!(make(method, algorithm, &none).is_ok());
             assert!(make(method, algorithm, &to_other).is_err());
-            assert!(make(method, algorithm, &to_self).is_err());
+            assert_eq!(
+                make(method, algorithm, &to_self),
+                make(method, algorithm, &none)
+            );
         }
         assert!(make(Text, Sha256, &to_other).is_ok());
         assert!(make(Text, Sha256, &to_self).is_err());
@@ -334,6 +332,37 @@ mod tests {
             &References::default(),
         );
         assert_eq!(fixed, Ok(path));
+    }
+
+    #[test]
+    fn floating_outputs_that_mention_themselves_are_where_nix_put_them() {
+        let elsewhere = StoreDir::new("/gnu/store").unwrap();
+        let to_self = References {
+            to_self: true,
+            ..References::default()
+        };
+        for (address, path) in [
+            (
+                "fixed:r:sha1:hh85rk2ifcwd6nrv0cdgy9wpcymi6505",
+                "giww60330jnmrbndvqxlkxhi2024l489-self1",
+            ),
+            (
+                "fixed:sha256:0csnivm2yaz34m699vbq7lamclpdqdl101plnhc27fxywqzcv0jl",
+                "mrvxnfq7zn0rgn6kwyrv84drdw5rrazs-selfflat",
+            ),
+            (
+                "fixed:r:sha256:0rigc6ans2ls5x0s4250m7xyfkfndfzxcp1xn5g4lrgaq8xn2mgv",
+                "c2s0mhs2fc9ahxf06g0mf23hvdicab22-caself",
+            ),
+        ] {
+            let path: StorePath = path.parse().unwrap();
+            let made = elsewhere.make_content_addressed_path(
+                &address.parse().unwrap(),
+                path.name(),
+                &to_self,
+            );
+            assert_eq!(made, Ok(path));
+        }
     }
 
     #[test]

@@ -51,6 +51,44 @@ pub enum Error {
         /// What is wrong, and where.
         reason: String,
     },
+    /// Going on would show a builder other attributes than its author wrote.
+    #[error("malformed structured attributes at byte {position}: {reason}")]
+    StructuredAttributes {
+        /// Offset of the offending byte from the start of the text.
+        position: usize,
+        /// The rule that it breaks.
+        reason: &'static str,
+    },
+    /// Going on would show a builder other attributes than its author wrote.
+    #[error("attribute '{attribute}' of derivation '{drv_name}' {reason}")]
+    Attribute {
+        /// Name of the derivation.
+        drv_name: String,
+        /// Name of the attribute; dots lead into structured ones.
+        attribute: String,
+        /// What is wrong with its value, as the end of a sentence.
+        reason: String,
+    },
+    /// Going on would take a path for what a build made that made something else.
+    #[error("malformed realisation: {reason}")]
+    Realisation {
+        /// What is wrong, and where.
+        reason: String,
+    },
+    /// Going on would sign, or trust, with a key that nobody meant.
+    #[error("malformed key '{name}': {reason}")]
+    Key {
+        /// The key's name; empty if there is none. The rest may be secret.
+        name: String,
+        /// The rule that it breaks.
+        reason: &'static str,
+    },
+    /// Going on would take a part of a closure for the whole.
+    #[error("nothing is known of '{path}', which a closure leads to")]
+    UnknownPath {
+        /// The path.
+        path: StorePath,
+    },
     /// Going on would let a derivation claim the path of another (SECURITY V04).
     #[error("derivation '{drv_name}' has incorrect output '{actual}', should be '{expected}'")]
     IncorrectOutputPath {

@@ -242,7 +242,95 @@ mod tests {
         assert_eq!(hash(&mention), plain(&[&zeros[..], b"|2"].concat()));
     }
 
+    /// Replaces the leftmost hash part, then the leftmost behind it, and so on.
+    fn naive_rewrite(text: &[u8], replacements: &[(StorePath, HashPart)]) -> (Vec<u8>, Vec<usize>) {
+        let mut rewritten = text.to_vec();
+        let mut positions = Vec::new();
+        let mut position = 0;
+        while let Some(window) = text.get(position..position + HASH_PART_LEN) {
+            let found = replacements
+                .iter()
+                .find(|(path, _)| path.hash_part().as_bytes() == window);
+            if let Some((_, replacement)) = found {
+                rewritten[position..position + HASH_PART_LEN].copy_from_slice(replacement);
+                positions.push(position);
+                position += HASH_PART_LEN;
+            } else {
+                position += 1;
+            }
+        }
+        (rewritten, positions)
+    }
+
+    /// Two hash parts that overlap themselves and each other, so that matches compete.
+    fn rivals() -> [StorePath; 2] {
+        [
+            path("01010101010101010101010101010101-one"),
+            path("10101010101010101010101010101011-two"),
+        ]
+    }
+
+    /// Generates texts full of hash parts, of their beginnings and of their ends.
+    fn any_text() -> impl Strategy<Value = Vec<u8>> {
+        let piece =
+            (0..4usize, 0..HASH_PART_LEN, 0..=HASH_PART_LEN).prop_map(|(kind, from, len)| {
+                let [one, two] = rivals();
+                match kind {
+                    0 => one.hash_part().as_bytes().to_vec(),
+                    1 => two.hash_part().as_bytes().to_vec(),
+                    2 => one.hash_part().as_bytes()[from..].to_vec(),
+                    _ => two.hash_part().as_bytes()[..len].to_vec(),
+                }
+            });
+        let noise = proptest::collection::vec(any::<u8>(), 0..4);
+        let pieces = proptest::collection::vec(prop_oneof![4 => piece, 1 => noise], 0..12);
+        pieces.prop_map(|pieces| pieces.concat())
+    }
+
+    /// Gives `text` to `sink` in pieces of lengths that come round again and again.
+    fn write_in_pieces(sink: &mut impl Write, mut text: &[u8], lens: &[usize]) {
+        for len in lens.iter().cycle() {
+            let (piece, rest) = text.split_at((*len).min(text.len()));
+            sink.write_all(piece).unwrap();
+            text = rest;
+            if text.is_empty() {
+                break;
+            }
+        }
+    }
+
     proptest! {
+        #[test]
+        fn rewriting_equals_a_naive_one_for_any_chunking(
+            text in any_text(),
+            lens in proptest::collection::vec(1usize..80, 1..6),
+        ) {
+            let [one, two] = rivals();
+            let mut rewriter = HashRewriter::new(Vec::new(), [(&one, &two), (&two, &one)]);
+            write_in_pieces(&mut rewriter, &text, &lens);
+            let (rewritten, n_replaced) = rewriter.finish().unwrap();
+            let replacements =
+                [(one.clone(), hash_part_of(&two)), (two.clone(), hash_part_of(&one))];
+            let (expected, positions) = naive_rewrite(&text, &replacements);
+            prop_assert_eq!(rewritten, expected);
+            prop_assert_eq!(usize::try_from(n_replaced).unwrap(), positions.len());
+        }
+
+        #[test]
+        fn hashing_modulo_oneself_equals_a_naive_one_for_any_chunking(
+            text in any_text(),
+            lens in proptest::collection::vec(1usize..80, 1..6),
+        ) {
+            let [one, _] = rivals();
+            let mut hasher = SelfModuloHasher::new(HashAlgorithm::Sha1, &one);
+            write_in_pieces(&mut hasher, &text, &lens);
+            let (mut expected, positions) = naive_rewrite(&text, &[(one, [0; HASH_PART_LEN])]);
+            for position in positions {
+                expected.extend_from_slice(format!("|{position}").as_bytes());
+            }
+            prop_assert_eq!(hasher.finish(), Hash::digest(HashAlgorithm::Sha1, &expected));
+        }
+
         #[test]
         fn positions_are_given_back_as_they_were(mut positions in proptest::collection::vec(0..u64::MAX, 0..50)) {
             positions.sort_unstable();

@@ -5,11 +5,12 @@
 //!
 //! Reading order: [`base32`], [`hash`], [`store_path`], [`store_dir`], [`content_address`],
 //! [`derivation`], [`wanted_outputs`], [`nar`], [`ref_scan`], [`hash_rewrite`], [`path_info`],
-//! [`settings`].
+//! [`closure`], [`signature`], [`realisation`], [`settings`].
 
 #![forbid(unsafe_code)]
 
 pub mod base32;
+pub mod closure;
 pub mod content_address;
 pub mod derivation;
 pub mod error;
@@ -19,8 +20,10 @@ mod json_text;
 pub mod nar;
 pub mod path_info;
 pub mod path_info_json;
+pub mod realisation;
 pub mod ref_scan;
 pub mod settings;
+pub mod signature;
 pub mod store_dir;
 pub mod store_path;
 pub mod wanted_outputs;
@@ -32,7 +35,9 @@ pub use derivation::{
 pub use error::Error;
 pub use hash::{Hash, HashAlgorithm, NarHash};
 pub use path_info::PathInfo;
+pub use realisation::{DrvOutput, Realisation};
 pub use settings::Settings;
+pub use signature::{PublicKey, PublicKeys, SecretKey};
 pub use store_dir::StoreDir;
 pub use store_path::StorePath;
 pub use wanted_outputs::WantedOutputs;

@@ -1,6 +1,5 @@
 //! `build`: brings about what the command line wants, and shows how it goes.
 
-use std::io::IsTerminal as _;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -272,10 +271,8 @@ impl Run<'_> {
     fn renderer(&self) -> Renderer {
         let audience = if self.arguments.json {
             Audience::Json
-        } else if std::io::stderr().is_terminal() {
-            Audience::Human
         } else {
-            Audience::Plain
+            Audience::of_stderr(&self.session.environment)
         };
         let logs = if audience == Audience::Human && !self.arguments.print_build_logs {
             BuildLogs::Hidden
@@ -283,7 +280,10 @@ impl Run<'_> {
             BuildLogs::Printed
         };
         let store_dir = self.layout.store_dir.clone();
-        Renderer::new(audience, store_dir, self.session.style, logs)
+        let Session {
+            style, diagnostics, ..
+        } = self.session;
+        Renderer::new(audience, store_dir, *style, logs, diagnostics)
     }
 
     /// Submits a request and shows events until its report comes.

@@ -13,6 +13,7 @@ use crate::locate::{SystemStore, locate};
 use crate::machine;
 use crate::output::{Output, warn};
 use crate::render::Style;
+use crate::render::diagnostics::Diagnostics;
 use crate::store::Store;
 use crate::target::Finder;
 
@@ -37,6 +38,8 @@ pub(crate) struct Session {
     pub(crate) environment: Environment,
     /// What standard error can show.
     pub(crate) style: Style,
+    /// Where the program's warnings go.
+    pub(crate) diagnostics: Diagnostics,
     /// The flags that hold for every command.
     pub(crate) global: GlobalArguments,
     /// The words after every `--option`.

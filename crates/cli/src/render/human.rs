@@ -5,6 +5,8 @@ use std::time::SystemTime;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::Style;
+use super::diagnostics::Diagnostics;
+use super::echo::EchoOff;
 use super::progress::Progress;
 
 /// How often the terminal is redrawn at most, in times a second.
@@ -19,17 +21,23 @@ pub(crate) struct Human {
     terminal: MultiProgress,
     lines: Vec<ProgressBar>,
     style: Style,
+    diagnostics: Diagnostics,
+    echo_off: Option<EchoOff>,
 }
 
 impl Human {
-    /// Draws on standard error.
+    /// Draws on standard error, `diagnostics` included.
     #[must_use]
-    pub(crate) fn new(style: Style) -> Self {
+    pub(crate) fn new(style: Style, diagnostics: Diagnostics) -> Self {
         let target = ProgressDrawTarget::stderr_with_hz(REDRAWS_PER_SECOND);
+        let terminal = MultiProgress::with_draw_target(target);
+        diagnostics.attach(&terminal);
         Self {
-            terminal: MultiProgress::with_draw_target(target),
+            terminal,
             lines: Vec::new(),
             style,
+            diagnostics,
+            echo_off: EchoOff::begin(),
         }
     }
 
@@ -65,10 +73,12 @@ impl Human {
 
     /// Removes the view; what was printed stays.
     pub(crate) fn clear(&mut self) {
+        self.diagnostics.detach();
         // As in `print`.
         let _gone = self.terminal.clear();
         // What happens to the lines from here on must not draw them again.
         self.terminal.set_draw_target(ProgressDrawTarget::hidden());
         self.lines.clear();
+        self.echo_off = None;
     }
 }

@@ -8,6 +8,7 @@ use scheduler::{Event, EventKind};
 use serde_json::Value;
 use store_model::StoreDir;
 
+use self::diagnostics::Diagnostics;
 use self::human::Human;
 use self::plain::{BuildLogs, Plain};
 use self::progress::{Counts, Progress};
@@ -15,6 +16,8 @@ use crate::environment::Environment;
 use crate::failure::Result;
 use crate::output::{Output, say};
 
+pub(crate) mod diagnostics;
+mod echo;
 pub(crate) mod human;
 pub(crate) mod json;
 pub(crate) mod plain;
@@ -37,8 +40,7 @@ impl Style {
     /// Returns what standard error can show: `NO_COLOR` and a pipe have no colours.
     #[must_use]
     pub(crate) fn of_stderr(environment: &Environment) -> Self {
-        let is_dumb = environment.get("TERM").is_none_or(|term| term == "dumb");
-        if std::io::stderr().is_terminal() && !is_dumb && environment.get("NO_COLOR").is_none() {
+        if can_be_drawn_on(environment) && environment.get("NO_COLOR").is_none() {
             Self::Colour
         } else {
             Self::Plain
@@ -77,15 +79,33 @@ impl Style {
     }
 }
 
+/// Returns whether standard error is a terminal that can do more than print.
+fn can_be_drawn_on(environment: &Environment) -> bool {
+    let is_dumb = environment.get("TERM").is_none_or(|term| term == "dumb");
+    std::io::stderr().is_terminal() && !is_dumb
+}
+
 /// Who is to read the events of a build.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Audience {
     /// Somebody at a terminal.
     Human,
-    /// A pipe or a log file.
+    /// A pipe, a log file, or a terminal that can do no more than print.
     Plain,
     /// A program, on standard output.
     Json,
+}
+
+impl Audience {
+    /// Returns who reads standard error.
+    #[must_use]
+    pub(crate) fn of_stderr(environment: &Environment) -> Self {
+        if can_be_drawn_on(environment) {
+            Self::Human
+        } else {
+            Self::Plain
+        }
+    }
 }
 
 /// Consumes the events of a build and shows them.
@@ -113,13 +133,14 @@ impl Renderer {
         store_dir: StoreDir,
         style: Style,
         logs: BuildLogs,
+        diagnostics: &Diagnostics,
     ) -> Self {
         Self {
             plain: Plain::new(store_dir.clone(), style, logs),
             store_dir,
             progress: Progress::default(),
             view: match audience {
-                Audience::Human => View::Terminal(Human::new(style)),
+                Audience::Human => View::Terminal(Human::new(style, diagnostics.clone())),
                 Audience::Plain => View::Lines,
                 Audience::Json => View::Json,
             },

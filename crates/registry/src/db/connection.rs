@@ -234,6 +234,9 @@ fn configure(connection: &Connection, metadata_sync: MetadataSync) -> rusqlite::
     connection.pragma_update(None, "foreign_keys", true)?;
     // Values that come from elsewhere must not run code inside our queries.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
+    // Otherwise each new parameter has a statement planned anew, for this SQLite is built with
+    // statistics that a plan could depend on. There are none in this database.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     connection.pragma_update_and_check(None, "journal_mode", "wal", |_| Ok(()))?;
     connection.pragma_update(
         None,

@@ -34,8 +34,11 @@ use crate::wire::{Ending, News};
 use crate::workspace::Workspace;
 use crate::{
     BuildEvent, BuildExited, BuildProgress, BuildVerdict, BuilderStarted, CancelBuild, Error,
-    LogLines, StartBuild,
+    LogLines, SetupFault, StartBuild,
 };
+
+/// How long the log's reader has to catch up before a builder counts as silent.
+const SECOND_LOOK_AFTER: Duration = Duration::from_millis(200);
 
 /// Runs one builder.
 pub(crate) struct BuilderSession {
@@ -162,8 +165,10 @@ impl BuilderSession {
     fn finish_work(&mut self, work: FinishedWork, ctx: &mut Context<Self>) {
         if let Some(error) = &work.error {
             // Nothing was launched, so nothing will be heard of the launcher.
-            let message = chain(error);
-            self.ending.get_or_insert(Ending::SetupFailed { message });
+            self.ending.get_or_insert(Ending::SetupFailed {
+                message: chain(error),
+                fault: error.fault(),
+            });
         }
         self.work = Some(work);
         self.report_if_over(ctx);
@@ -233,17 +238,31 @@ impl BuilderSession {
     /// Looks after `wait` whether the builder has been silent for `limit`.
     fn watch_silence(limit: Duration, wait: Duration, ctx: &mut Context<Self>) {
         ctx.run_later(wait, move |session, ctx| {
-            // A builder that waits for its observers to read is not silent.
-            if session.budget.available_permits() < MAX_LINE_LEN {
-                session.last_output = Instant::now();
-            }
-            match limit.checked_sub(session.last_output.elapsed()) {
-                None | Some(Duration::ZERO) => {
-                    session.end_early(BuildVerdict::Silent { after: limit });
-                }
+            match session.silence_left(limit) {
                 Some(rest) => Self::watch_silence(limit, rest, ctx),
+                // After we were stopped ourselves, timers run before anybody has read what the builder
+                // has written meanwhile.
+                None => {
+                    ctx.run_later(SECOND_LOOK_AFTER, move |session, ctx| {
+                        match session.silence_left(limit) {
+                            Some(rest) => Self::watch_silence(limit, rest, ctx),
+                            None => session.end_early(BuildVerdict::Silent { after: limit }),
+                        }
+                    });
+                }
             }
         });
+    }
+
+    /// Returns how much longer the builder may be silent; `None` if it has been for too long.
+    fn silence_left(&mut self, limit: Duration) -> Option<Duration> {
+        // A builder that waits for its observers to read is not silent.
+        if self.budget.available_permits() < MAX_LINE_LEN {
+            self.last_output = Instant::now();
+        }
+        limit
+            .checked_sub(self.last_output.elapsed())
+            .filter(|rest| !rest.is_zero())
     }
 
     fn note_end(&mut self, ending: Ending, ctx: &mut Context<Self>) {
@@ -376,8 +395,11 @@ impl Handler<LauncherLost> for BuilderSession {
 
     fn handle(&mut self, lost: LauncherLost, ctx: &mut Self::Context) {
         let Some(running) = &mut self.running else {
-            let message = lost.reason;
-            return self.note_end(Ending::SetupFailed { message }, ctx);
+            let ending = Ending::SetupFailed {
+                message: lost.reason,
+                fault: SetupFault::Passing,
+            };
+            return self.note_end(ending, ctx);
         };
         tracing::error!("{}", lost.reason);
         // The kernel kills the build with its launcher, but not within the same instant.
@@ -499,7 +521,7 @@ fn verdict(ending: Ending) -> BuildVerdict {
     match ending {
         Ending::Exited { code } => BuildVerdict::Exited { code },
         Ending::Signalled { signal } => BuildVerdict::Signalled { signal },
-        Ending::SetupFailed { message } => BuildVerdict::SetupFailed { message },
+        Ending::SetupFailed { message, fault } => BuildVerdict::SetupFailed { message, fault },
     }
 }
 

@@ -23,7 +23,7 @@ use crate::wire::{News, Report};
 use crate::workspace::Workspace;
 use crate::{
     BuildEvent, BuildExited, BuildId, BuildProgress, BuildVerdict, CancelBuild, DisposeBuild,
-    Disposition, Error, StartBuild, StopSandbox,
+    Disposition, Error, SetupFault, StartBuild, StopSandbox,
 };
 
 /// Opens the places for builds and starts the actor that runs them. It must be called on a thread
@@ -180,7 +180,8 @@ impl SandboxSupervisor {
 
     fn finish_orphan(&mut self, build_id: BuildId) {
         if let Some(request) = self.orphans.remove(&build_id) {
-            report_failure(&request, "the session of the build crashed".to_owned());
+            let message = "the session of the build crashed";
+            report_failure(&request, message.to_owned(), SetupFault::Passing);
         }
     }
 
@@ -223,11 +224,12 @@ impl Handler<StartBuild> for SandboxSupervisor {
 
     fn handle(&mut self, request: StartBuild, ctx: &mut Self::Context) {
         if !self.stopping.is_empty() {
-            return report_failure(&request, "the sandbox is being shut down".to_owned());
+            let message = "the sandbox is being shut down";
+            return report_failure(&request, message.to_owned(), SetupFault::Passing);
         }
         let request = Arc::new(request);
         if let Err(error) = self.start_session(&request, ctx) {
-            report_failure(&request, chain(&error));
+            report_failure(&request, chain(&error), error.fault());
         }
     }
 }
@@ -361,12 +363,12 @@ impl Handler<SessionCrashed> for SandboxSupervisor {
 }
 
 /// Ends a build that never began.
-fn report_failure(request: &StartBuild, message: String) {
+fn report_failure(request: &StartBuild, message: String, fault: SetupFault) {
     let now = super::wall_clock();
     request.observer.do_send(BuildProgress {
         build_id: request.build_id,
         event: BuildEvent::Exited(Box::new(BuildExited {
-            verdict: BuildVerdict::SetupFailed { message },
+            verdict: BuildVerdict::SetupFailed { message, fault },
             scratch: None,
             started_at: now,
             stopped_at: now,

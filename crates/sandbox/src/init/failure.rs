@@ -3,6 +3,11 @@
 use std::fmt;
 use std::io;
 
+use nix::errno::Errno;
+
+use crate::SetupFault;
+use crate::wire::Ending;
+
 /// What was being done when the kernel refused.
 #[derive(Debug)]
 pub(crate) struct Failure {
@@ -20,6 +25,35 @@ impl Failure {
     }
 }
 
+impl Failure {
+    /// Returns whether another try may succeed.
+    pub(crate) fn fault(&self) -> SetupFault {
+        // Not for want of disk: that is also what a limit on namespaces or mounts is called.
+        let errno = self.source.raw_os_error().map(Errno::from_raw);
+        if errno.is_some_and(is_shortage) {
+            SetupFault::Passing
+        } else {
+            SetupFault::Lasting
+        }
+    }
+
+    /// Puts it into what process 1 and the launcher tell.
+    pub(crate) fn into_ending(self) -> Ending {
+        Ending::SetupFailed {
+            message: self.to_string(),
+            fault: self.fault(),
+        }
+    }
+}
+
+/// Returns whether an error says that the machine has too little of something just now.
+pub(crate) fn is_shortage(errno: Errno) -> bool {
+    matches!(
+        errno,
+        Errno::EMFILE | Errno::ENFILE | Errno::EAGAIN | Errno::ENOMEM | Errno::ENOBUFS
+    )
+}
+
 /// The whole chain, for no source crosses the process boundary.
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -33,7 +67,7 @@ pub(crate) struct Reason<'a>(pub(crate) &'a io::Error);
 impl fmt::Display for Reason<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0.raw_os_error() {
-            Some(number) => f.write_str(nix::errno::Errno::from_raw(number).desc()),
+            Some(number) => f.write_str(Errno::from_raw(number).desc()),
             None => self.0.fmt(f),
         }
     }

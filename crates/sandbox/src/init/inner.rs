@@ -19,7 +19,7 @@ use super::seccomp::Filters;
 use super::{capabilities, identity, outer, sys};
 use crate::plan::InnerStep;
 use crate::spec::NestedNamespaces;
-use crate::wire::{Ending, Launch, News, Program};
+use crate::wire::{Launch, News, Program};
 
 /// What a builder that cannot be executed exits with, as with Nix.
 const NOT_EXECUTED: i32 = 1;
@@ -61,11 +61,7 @@ pub(super) fn run(
             drop(io::stderr().write_all(complaint.as_bytes()));
         }
         Err(failure) => {
-            let message = failure.to_string();
-            drop(outer::tell(
-                news,
-                &News::Ended(Ending::SetupFailed { message }),
-            ));
+            drop(outer::tell(news, &News::Ended(failure.into_ending())));
         }
     }
     sys::exit_now(NOT_EXECUTED)

@@ -23,6 +23,7 @@ use rustix::process::DumpableBehavior;
 use super::failure::{Context, Failure};
 use super::seccomp::Filters;
 use super::{identity, mounts, outer, processes, sys};
+use crate::SetupFault;
 use crate::plan::{Descendants, Namespace};
 use crate::wire::{self, Ending, Launch, News, Report, Request};
 
@@ -239,17 +240,20 @@ impl Launcher {
     fn launch(&mut self, launch: &Launch, descriptors: Vec<OwnedFd>) -> io::Result<()> {
         let build_id = launch.build_id;
         let started = match &self.unusable {
-            Some(reason) => Err(reason.clone()),
+            Some(reason) => Err(Ending::SetupFailed {
+                message: reason.clone(),
+                fault: SetupFault::Lasting,
+            }),
             None => self
                 .start(launch, descriptors)
-                .map_err(|failure| failure.to_string()),
+                .map_err(Failure::into_ending),
         };
         match started {
             Ok((pid, running)) => {
                 self.running.insert(pid, running);
                 Ok(())
             }
-            Err(message) => self.report(build_id, News::Ended(Ending::SetupFailed { message })),
+            Err(ending) => self.report(build_id, News::Ended(ending)),
         }
     }
 
@@ -346,6 +350,7 @@ impl Launcher {
             },
             (None, _) => Ending::SetupFailed {
                 message: "the build's first process ended without a word".to_owned(),
+                fault: SetupFault::Passing,
             },
         };
         self.report(running.build_id, News::Ended(ending))

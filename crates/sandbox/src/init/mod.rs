@@ -29,6 +29,7 @@ pub(crate) mod sys;
 
 use std::process::ExitCode;
 
+pub(crate) use failure::is_shortage;
 pub(crate) use launcher::Profile;
 
 /// Runs the launcher until its supervisor goes away: the whole of `sandbox-init`.

@@ -38,10 +38,11 @@ pub(super) struct Shared {
 /// Lives as the build's first process and ends with it.
 pub(super) fn run(launch: &Launch, log: OwnedFd, news: &OwnedFd, shared: &Shared) -> ! {
     let ending = supervise(launch, log, news, shared).unwrap_or_else(|failure| {
+        let fault = failure.fault();
         let mut message = failure.to_string();
         let cut = message.floor_char_boundary(MAX_MESSAGE_LEN);
         message.truncate(cut);
-        Ending::SetupFailed { message }
+        Ending::SetupFailed { message, fault }
     });
     // Nobody is left to hear of a failure to tell; the launcher then says what it saw.
     drop(tell(news, &News::Ended(ending)));
@@ -134,9 +135,11 @@ fn perform_alone(step: &Step) -> Result<(), Failure> {
         Step::RaiseLoopback => network::raise_loopback(),
         Step::NameHost { host, domain } => network::name_host(host, domain),
         Step::VolunteerForOom => {
+            // What /proc shows of a process that hides its memory belongs to root.
+            capabilities::set_memory(Memory::Readable)?;
             // Best effort: where /proc is not ours to write, the kernel's own choice stands.
             drop(fs::write("/proc/self/oom_score_adj", "1000"));
-            Ok(())
+            capabilities::set_memory(Memory::Hidden)
         }
         Step::MountRoot { .. }
         | Step::MakeDirectory { .. }

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use super::build_place::BuildPlace;
 use super::scratch_store::{Input, ScratchStore};
 
-/// More wait for nothing: so many builds hardly end at once.
-const MAX_IDLE: usize = 16;
+/// More wait for nothing: so many builds hardly end at once, and each holds three descriptors.
+const MAX_IDLE: usize = 8;
 
 /// So many mount points are made for any build; an overlay costs as much.
 const N_FREE: usize = 8;

@@ -142,7 +142,7 @@ async fn no_launcher(lab: Lab) {
     lab.settings.sandbox_init = Some("/no/such/launcher".into());
     let built = lab.run("true").await;
     let message = "starting the launcher '/no/such/launcher': No such file or directory";
-    let BuildVerdict::SetupFailed { message: said } = &built.exited.verdict else {
+    let BuildVerdict::SetupFailed { message: said, .. } = &built.exited.verdict else {
         panic!("{:?}", built.exited.verdict);
     };
     assert!(said.starts_with(message), "{said}");
@@ -153,7 +153,7 @@ async fn wrong_launcher(lab: Lab) {
     let mut lab = lab;
     lab.settings.sandbox_init = Some("/bin/true".into());
     let built = lab.run("true").await;
-    let BuildVerdict::SetupFailed { message } = &built.exited.verdict else {
+    let BuildVerdict::SetupFailed { message, .. } = &built.exited.verdict else {
         panic!("{:?}", built.exited.verdict);
     };
     assert!(message.contains("the launcher"), "{message}");
@@ -206,7 +206,7 @@ fn in_a_world_without_namespaces() {
     }
     run_as(Profile::Root, "", async |lab: Lab| {
         let built = lab.run("true").await;
-        let BuildVerdict::SetupFailed { message } = &built.exited.verdict else {
+        let BuildVerdict::SetupFailed { message, .. } = &built.exited.verdict else {
             panic!("{:?}", built.exited.verdict);
         };
         assert!(message.contains("user.max_user_namespaces"), "{message}");

@@ -1,6 +1,6 @@
 //! What a builder is told.
 
-use sandbox::BuildVerdict;
+use sandbox::{BuildVerdict, SetupFault};
 
 use crate::lab::{Lab, in_both_profiles, shared_fixtures};
 
@@ -150,8 +150,11 @@ async fn refusals(lab: Lab) {
     ];
     for (derivation, expected) in cases {
         let built = lab.run_derivation(derivation).await;
-        let message = expected.to_owned();
-        assert_eq!(built.exited.verdict, BuildVerdict::SetupFailed { message });
+        let expected = BuildVerdict::SetupFailed {
+            message: expected.to_owned(),
+            fault: SetupFault::Lasting,
+        };
+        assert_eq!(built.exited.verdict, expected);
     }
     lab.assert_clean();
 }

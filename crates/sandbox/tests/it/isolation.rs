@@ -329,7 +329,7 @@ async fn host_paths(lab: Lab) {
 
     lab.settings.sandbox_paths = vec![path_of(&lab, "/missing", "missing")];
     let built = lab.run("true").await;
-    let BuildVerdict::SetupFailed { message } = &built.exited.verdict else {
+    let BuildVerdict::SetupFailed { message, .. } = &built.exited.verdict else {
         panic!("{:?}", built.exited.verdict);
     };
     assert!(
@@ -372,7 +372,7 @@ async fn no_mount_point_on_host(lab: Lab) {
 
     lab.settings.sandbox_paths = vec![path_of(&lab, "/a/../../escape", "file")];
     let built = lab.run("true").await;
-    let BuildVerdict::SetupFailed { message } = &built.exited.verdict else {
+    let BuildVerdict::SetupFailed { message, .. } = &built.exited.verdict else {
         panic!("{:?}", built.exited.verdict);
     };
     assert!(

@@ -1,18 +1,25 @@
 //! A build recipe.
 //!
 //! Reading order: this file, `parse` and `print` for the file format, `kind`, `modulo` for the
-//! hash that paths follow from, `output_paths` for computing and checking those, `placeholder`.
+//! hash that paths follow from, `output_paths` for computing and checking those, `placeholder`;
+//! then what a derivation says beside how to build it: `attributes`, `structured_attrs`,
+//! `reference_graphs`, `output_checks`.
 
+mod attributes;
 pub mod json;
 mod kind;
 pub mod modulo;
+pub mod output_checks;
 mod output_paths;
 mod parse;
 pub mod placeholder;
 mod print;
 mod program;
+pub mod reference_graphs;
 mod resolve;
+pub mod structured_attrs;
 
+pub use attributes::Attributes;
 pub use kind::DerivationKind;
 pub use modulo::{Finality, HashModulo, HashModuloCache};
 pub use program::Program;

@@ -19,6 +19,7 @@
 //! a tree that was made from an archive has the hash that the archive had.
 //! Making real files and reading them is the visitor's affair; this module opens nothing.
 
+pub mod diff;
 mod hash;
 mod read;
 mod tee;

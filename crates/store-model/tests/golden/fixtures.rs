@@ -3,6 +3,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use bstr::{BStr, BString};
+use store_model::StorePath;
+use store_model::nar::Tree;
+
 /// Returns the path of a fixture, given below `fixtures/`.
 ///
 /// # Panics
@@ -41,4 +45,17 @@ pub(crate) fn files_in(directory: &Path, suffix: &str) -> Vec<(String, Vec<u8>)>
         directory.display()
     );
     files
+}
+
+/// Returns a file directly inside an output that is a directory, from the archive of it.
+pub(crate) fn file_of(path: &StorePath, name: &str) -> BString {
+    let archive = fs::read(fixture("nix-2.8/nar").join(format!("{path}.nar")))
+        .expect("an archive of the fixtures");
+    match Tree::parse(&archive).expect("an archive of Nix is well-formed") {
+        Tree::Directory(mut entries) => match entries.remove(BStr::new(name)) {
+            Some(Tree::File { contents, .. }) => contents,
+            other => panic!("{path}/{name}: {other:?}"),
+        },
+        other @ (Tree::File { .. } | Tree::Symlink(_)) => panic!("{path}: {other:?}"),
+    }
 }

@@ -35,7 +35,7 @@ fn derivations_print_as_show_derivation_prints_them_and_are_read_back() {
 }
 
 /// Makes metadata of what Nix printed.
-fn path_info(json: &Value, store_dir: &StoreDir) -> PathInfo {
+pub(crate) fn path_info(json: &Value, store_dir: &StoreDir) -> PathInfo {
     let text = |key: &str| json[key].as_str();
     let path = |text: &str| -> StorePath { store_dir.parse(text).expect("a path of Nix") };
     let texts = |key: &str| -> BTreeSet<String> {

@@ -6,7 +6,11 @@
 mod archives;
 mod derivations;
 mod equal_inputs;
+mod fixed;
 mod fixtures;
 mod floating;
 mod graphs;
 mod json;
+mod reference_graphs;
+mod signatures;
+mod structured;

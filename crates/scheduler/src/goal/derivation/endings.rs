@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use sandbox::BuildVerdict;
+use sandbox::{BuildVerdict, SetupFault};
 
 use super::{BuilderEnding, Disk, Facts, InputEnding, InputFailures};
 use crate::goal::recipe::Recipe;
@@ -103,8 +103,11 @@ pub(super) fn failure(facts: &Facts, recipe: &Recipe, ending: &BuilderEnding) ->
             Status::Cancelled,
             format!("building '{drv_path}' was cancelled"),
         ),
-        BuildVerdict::SetupFailed { message } => (
-            Status::InputRejected,
+        BuildVerdict::SetupFailed { message, fault } => (
+            match fault {
+                SetupFault::Lasting => Status::InputRejected,
+                SetupFault::Passing => Status::TransientFailure,
+            },
             format!("while setting up the build environment of '{drv_path}': {message}"),
         ),
     }

@@ -2,6 +2,8 @@
 
 use std::time::SystemTime;
 
+use sandbox::SetupFault;
+
 use super::*;
 use crate::goal::GoalId;
 use crate::slots::{Rank, Slots};
@@ -434,8 +436,16 @@ fn every_verdict_has_the_status_that_the_exit_status_is_made_of() {
         (
             BuildVerdict::SetupFailed {
                 message: "no".to_owned(),
+                fault: SetupFault::Lasting,
             },
             100,
+        ),
+        (
+            BuildVerdict::SetupFailed {
+                message: "not now".to_owned(),
+                fault: SetupFault::Passing,
+            },
+            1,
         ),
         (BuildVerdict::Cancelled, 1),
     ];
