@@ -272,6 +272,7 @@ mod tests {
         Request::Launch(Box::new(Launch {
             build_id: 7,
             plan: Plan {
+                cleared_uid: None,
                 namespaces: Vec::new(),
                 outer: Vec::new(),
                 mapping: None,

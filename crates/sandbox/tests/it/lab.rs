@@ -311,7 +311,7 @@ impl Building {
     pub(crate) async fn started(&mut self) -> BuilderStarted {
         match self.next().await {
             BuildEvent::Started(started) => started,
-            event @ (BuildEvent::Logged(_) | BuildEvent::Exited(_)) => {
+            event @ (BuildEvent::AwaitingUser | BuildEvent::Logged(_) | BuildEvent::Exited(_)) => {
                 panic!("{event:?} before the builder runs")
             }
         }
@@ -323,7 +323,7 @@ impl Building {
             match self.next().await {
                 BuildEvent::Logged(lines) if contains(&lines.text, text) => return,
                 BuildEvent::Exited(exited) => panic!("ended early: {exited:?}"),
-                BuildEvent::Started(_) | BuildEvent::Logged(_) => {}
+                BuildEvent::AwaitingUser | BuildEvent::Started(_) | BuildEvent::Logged(_) => {}
             }
         }
     }
@@ -332,6 +332,7 @@ impl Building {
         let (mut pid, mut uid, mut log) = (None, None, String::new());
         loop {
             match self.next().await {
+                BuildEvent::AwaitingUser => {}
                 BuildEvent::Started(started) => {
                     pid = Some(started.pid);
                     uid = Some(started.uid);

@@ -122,7 +122,9 @@ async fn back_pressure(lab: Lab) {
         loop {
             match building.next().await {
                 BuildEvent::Logged(lines) => kept.push(lines),
-                event @ (BuildEvent::Started(_) | BuildEvent::Exited(_)) => panic!("{event:?}"),
+                event @ (BuildEvent::AwaitingUser
+                | BuildEvent::Started(_)
+                | BuildEvent::Exited(_)) => panic!("{event:?}"),
             }
         }
     });
