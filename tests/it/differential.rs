@@ -188,13 +188,12 @@ fn words_of_failure(attribute: &str) -> Option<&'static [&'static str]> {
         "output-cycle" => &["cycle"],
         "silence" => &["fail-silence.drv", "2 seconds"],
         "timeout" => &["fail-timeout.drv", "timed out", "2 seconds"],
-        // Checks of references and sizes, and structured attributes.
-        "disallowed-reference"
-        | "disallowed-requisite"
-        | "not-allowed-reference"
-        | "not-allowed-requisite"
-        | "structured-requisites"
-        | "structured-too-big" => return None,
+        "disallowed-reference" => &["disallowedReferences", "-simple"],
+        "disallowed-requisite" => &["disallowedRequisites", "-diamond-base, through /nix/store/"],
+        "not-allowed-reference" => &["allowedReferences", "-simple"],
+        "not-allowed-requisite" => &["allowedRequisites", "-diamond-base, through /nix/store/"],
+        // Structured attributes.
+        "structured-requisites" | "structured-too-big" => return None,
         other => panic!("nobody has said yet what failure {other} is"),
     })
 }

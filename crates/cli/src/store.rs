@@ -1,6 +1,7 @@
 //! The store, for questions that need no goal.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use actix::Addr;
@@ -27,7 +28,13 @@ impl Store {
     /// # Errors
     /// The store cannot be opened.
     pub(crate) fn open(layout: &StoreLayout, settings: &Settings) -> Result<Self> {
-        let services = registry::start(layout.clone(), settings)
+        // Nothing is built here, so nothing is signed, and whoever only asks need not be able to
+        // read the keys.
+        let settings = Settings {
+            secret_key_files: BTreeSet::new(),
+            ..settings.clone()
+        };
+        let services = registry::start(layout.clone(), &settings)
             .map_err(|error| explain(layout, Failure::new(error)))?;
         Ok(Self {
             dir: layout.store_dir.clone(),

@@ -82,6 +82,22 @@ pub enum Error {
         /// What this program writes.
         known: u64,
     },
+    /// Going on would register outputs without the signatures that others trust them by.
+    #[error("reading secret key file '{}' (option 'secret-key-files')", path.display())]
+    ReadSecretKey {
+        /// The file.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// Going on would register outputs without the signatures that others trust them by.
+    #[error("secret key file '{}' (option 'secret-key-files')", path.display())]
+    SecretKey {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it; the key itself is not shown.
+        source: Box<store_model::Error>,
+    },
     /// Going on would need tables that an old store does not have.
     #[error(
         "database schema version {found} is older than {known}, in '{}'; let Nix upgrade it first",

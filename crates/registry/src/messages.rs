@@ -2,13 +2,14 @@
 //!
 //! Questions and commands only: the registry never asks anybody back.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use actix::Message;
 use store_model::derivation::IngestionMethod;
+use store_model::derivation::output_checks::OutputChecks;
 use store_model::{Derivation, Hash, OutputName, PathInfo, StorePath};
 
 use crate::path_lock::HeldLocks;
@@ -185,6 +186,10 @@ pub struct RegisterOutputs {
     pub builder_uid: u32,
     /// All outputs to register. An output that is valid already is left out by the goal.
     pub outputs: Vec<ScratchOutput>,
+    /// The derivation's other outputs, which are valid already: checks may name them.
+    pub other_outputs: BTreeMap<OutputName, StorePath>,
+    /// What the derivation demands of its outputs.
+    pub checks: OutputChecks,
     /// What the contents may mention: the input closure and all outputs.
     pub reference_candidates: Arc<BTreeSet<StorePath>>,
     /// Raised by the goal when nobody wants the outputs any more. What has been handed to the writer
@@ -194,10 +199,12 @@ pub struct RegisterOutputs {
 }
 
 /// Why outputs were not registered. Nothing of them is valid then, and nothing is left at their
-/// paths.
+/// paths; but a fixed output with other contents than promised may be valid at the path that those
+/// have.
 #[derive(Debug, thiserror::Error)]
 pub enum RegisterError {
-    /// The builder left something that no store may hold (`OutputRejected`).
+    /// The builder left something that no store may hold, or that its derivation forbids
+    /// (`OutputRejected`).
     #[error("{0}")]
     Rejected(String),
     /// A fixed output has other contents than promised (`HashMismatch`).

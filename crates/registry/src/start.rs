@@ -1,18 +1,21 @@
 //! Opening a store and starting the actors that serve it.
 
+use std::collections::BTreeSet;
 use std::num::NonZero;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use actix::{Actor as _, Addr};
 use store_model::Settings;
 use store_model::settings::StoreLayout;
+use store_model::signature::SecretKey;
 use tokio::sync::watch;
 
 use crate::actors::{LockKeeper, StoreRegistry};
 use crate::db::connection::{SchemaGuard, prepare};
 use crate::db::{Database, DatabaseOptions};
 use crate::derivations::Derivations;
-use crate::ingest::{GoodPaths, Ingest, ReadBuffer, Trash};
+use crate::ingest::{FileSharing, GoodPaths, Ingest, ReadBuffer, Trash};
 use crate::layout::Layout;
 use crate::path_lock::PathLocker;
 use crate::roots::TempRoots;
@@ -39,7 +42,7 @@ pub struct Registry {
 /// system.
 ///
 /// # Errors
-/// A directory or the database cannot be used; the error says which and why.
+/// A directory, the database or a secret key cannot be used; the error says which and why.
 pub fn start(layout: StoreLayout, settings: &Settings) -> Result<Registry, Error> {
     start_with(layout, settings, DatabaseOptions::from_settings(settings))
 }
@@ -71,6 +74,7 @@ fn start_threads(
     guard: SchemaGuard,
     locker: &PathLocker,
 ) -> Result<(Queues, Pools), Error> {
+    let secret_keys = read_secret_keys(&settings.secret_key_files)?;
     let content_sync = if settings.fsync_store_paths {
         ContentSync::Durable
     } else {
@@ -97,6 +101,10 @@ fn start_threads(
     });
     let good_paths = GoodPaths::default();
     let given_up = CancelFlag::default();
+    let readers = (0..N_READERS)
+        .map(|_| Database::open_reader(layout, options))
+        .collect::<Result<_, _>>()?;
+    let readers = WorkerPool::start("reader", readers)?;
     let ingest = (0..n_cores())
         .map(|_| Ingest {
             layout: Arc::clone(layout),
@@ -104,17 +112,21 @@ fn start_threads(
             trash: trash.clone(),
             good_paths: good_paths.clone(),
             content_sync,
+            readers: readers.queue(),
+            secret_keys: Arc::clone(&secret_keys),
+            sharing: if settings.auto_optimise_store {
+                FileSharing::Linked
+            } else {
+                FileSharing::None
+            },
             buffer: ReadBuffer::new(),
             stopping: given_up.clone(),
         })
         .collect();
-    let readers = (0..N_READERS)
-        .map(|_| Database::open_reader(layout, options))
-        .collect::<Result<_, _>>()?;
     let derivations = Derivations::new(Arc::clone(layout), Database::open_reader(layout, options)?);
     let (running, stopping) = watch::channel(());
     let pools = Pools {
-        readers: WorkerPool::start("reader", readers)?,
+        readers,
         derivations: WorkerPool::start("derivation", vec![derivations])?,
         ingest: WorkerPool::start("ingest", ingest)?,
         writer,
@@ -136,6 +148,26 @@ fn start_threads(
         stopping,
     };
     Ok((queues, pools))
+}
+
+/// Reads the keys that sign outputs.
+///
+/// # Errors
+/// A file cannot be read, or holds no secret key.
+fn read_secret_keys(files: &BTreeSet<PathBuf>) -> Result<Arc<[SecretKey]>, Error> {
+    files
+        .iter()
+        .map(|path| {
+            let text = std::fs::read_to_string(path).map_err(|source| Error::ReadSecretKey {
+                path: path.clone(),
+                source,
+            })?;
+            text.parse().map_err(|source| Error::SecretKey {
+                path: path.clone(),
+                source: Box::new(source),
+            })
+        })
+        .collect()
 }
 
 fn n_cores() -> usize {

@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 
 use crate::Error;
 use crate::db::query;
-use crate::ingest::NewText;
+use crate::ingest::{FoundOutput, NewText};
 use crate::messages::{
     AddPath, AddText, Added, LockAttempt, OutputLocks, RegisterError, RegisterOutputs, RootsLease,
 };
@@ -24,10 +24,38 @@ pub(crate) async fn register_outputs(
         .ingest
         .submit(move |ingest| ingest.register_outputs(&request, reply))
         .await?;
-    match answer.await {
-        Ok(registered) => registered,
-        Err(_) => Err(lost().into()),
+    let refusal = match answer.await {
+        Ok(Ok(infos)) => return Ok(infos),
+        Ok(Err(refusal)) => refusal,
+        Err(_) => return Err(lost().into()),
+    };
+    if let Some(found) = refusal.found
+        && let Err(error) = register_found(&queues, *found).await
+    {
+        // That the promise was broken is the news.
+        tracing::warn!("keeping an output with other contents than promised: {error}");
     }
+    Err(refusal.error)
+}
+
+/// Registers an output at the path that its contents have, unless somebody else is about to.
+async fn register_found(queues: &Queues, found: FoundOutput) -> Result<(), Error> {
+    let path = found.info.path.clone();
+    // The goal holds a lock already, so it may not wait for another.
+    let (_lease, attempt) = try_lock_rooted(queues, &path).await?;
+    let LockAttempt::Acquired(_locks) = attempt else {
+        tracing::debug!("'{path}' is locked by somebody else");
+        return Ok(());
+    };
+    if is_valid(queues, &path).await? {
+        return Ok(());
+    }
+    let (reply, answer) = oneshot::channel();
+    queues
+        .ingest
+        .submit(move |ingest| ingest.add_found(found, reply))
+        .await?;
+    answer.await.unwrap_or_else(|_| Err(lost()))
 }
 
 /// Adds a text.
@@ -117,16 +145,7 @@ async fn lock_invalid(
     path: &StorePath,
 ) -> Result<(Option<OutputLocks>, RootsLease), Error> {
     loop {
-        let locker = queues.locker.clone();
-        let wanted = path.clone();
-        let queue = queues.roots.downgrade();
-        let (lease, attempt) = queues
-            .roots
-            .run(move |roots| {
-                let lease = roots.lend(vec![wanted.clone()], &queue)?;
-                Ok::<_, Error>((lease, locker.try_lock(BTreeSet::from([wanted]))?))
-            })
-            .await?;
+        let (lease, attempt) = try_lock_rooted(queues, path).await?;
         // Asked after the attempt: whoever had the lock until now may have made the path valid.
         // And a valid path is not waited for, whatever its lock is held for.
         match (is_valid(queues, path).await?, attempt) {
@@ -135,6 +154,23 @@ async fn lock_invalid(
             (false, LockAttempt::Busy { path, .. }) => queues.wait_for_lock(&path).await?,
         }
     }
+}
+
+/// Keeps a path from the collector, and tries its lock.
+async fn try_lock_rooted(
+    queues: &Queues,
+    path: &StorePath,
+) -> Result<(RootsLease, LockAttempt), Error> {
+    let locker = queues.locker.clone();
+    let wanted = path.clone();
+    let queue = queues.roots.downgrade();
+    queues
+        .roots
+        .run(move |roots| {
+            let lease = roots.lend(vec![wanted.clone()], &queue)?;
+            Ok((lease, locker.try_lock(BTreeSet::from([wanted]))?))
+        })
+        .await
 }
 
 async fn is_valid(queues: &Queues, path: &StorePath) -> Result<bool, Error> {

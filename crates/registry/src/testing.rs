@@ -1,7 +1,7 @@
 //! What the tests of this crate share: stores in temporary directories, builders' scratch
 //! directories, and the genuine `nix-store`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt as _;
@@ -10,6 +10,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use store_model::derivation::IngestionMethod;
+use store_model::derivation::output_checks::OutputChecks;
 use store_model::settings::StoreLayout;
 use store_model::{Hash, OutputName, PathInfo, Settings, StorePath};
 use tempfile::TempDir;
@@ -56,7 +57,12 @@ impl TestStore {
     }
 
     pub(crate) fn start(&self) -> Registry {
-        start(self.layout(), &Settings::default()).unwrap()
+        self.start_with(&Settings::default())
+    }
+
+    /// Starts a registry that has other settings.
+    pub(crate) fn start_with(&self, settings: &Settings) -> Registry {
+        start(self.layout(), settings).unwrap()
     }
 
     /// Starts a registry and waits until it has cleaned up after others, so that a test can plant
@@ -220,6 +226,7 @@ pub(crate) struct Scratch {
     builder_uid: u32,
     outputs: Vec<ScratchOutput>,
     candidates: BTreeSet<StorePath>,
+    pub(crate) checks: OutputChecks,
 }
 
 impl Scratch {
@@ -239,6 +246,7 @@ impl Scratch {
             },
             outputs: Vec::new(),
             candidates: BTreeSet::new(),
+            checks: OutputChecks::default(),
         }
     }
 
@@ -295,6 +303,8 @@ impl Scratch {
             },
             builder_uid: self.builder_uid,
             outputs: self.outputs.clone(),
+            other_outputs: BTreeMap::new(),
+            checks: self.checks.clone(),
             reference_candidates: Arc::new(self.candidates.clone()),
             cancel: CancelFlag::default(),
         }

@@ -204,6 +204,30 @@ impl<S: 'static> WorkQueue<S> {
         }
     }
 
+    /// Runs a job and returns its answer, from a thread that may wait.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub(crate) fn run_blocking<T, E>(
+        &self,
+        job: impl FnOnce(&mut S) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<Error> + Send + 'static,
+    {
+        let (reply, answer) = oneshot::channel();
+        let job: Job<S> = Box::new(move |state| {
+            let _asker_gone = reply.send(job(state));
+        });
+        if self.jobs.blocking_send(job).is_err() {
+            return Err(Error::Stopped.into());
+        }
+        answer
+            .blocking_recv()
+            .unwrap_or_else(|_| Err(Error::WorkerLost { name: self.name }.into()))
+    }
+
     /// Queues a job from a thread that may wait.
     pub(crate) fn submit_blocking(&self, job: impl FnOnce(&mut S) + Send + 'static) {
         // Without its pool there is nobody left to do the job; the next start cleans up.

@@ -80,7 +80,15 @@ pub(super) async fn build(
         host_environment: session.environment.to_bytes(),
     })
     .map_err(|error| {
-        let is_the_stores = matches!(error, scheduler::Error::OpenStore(_));
+        let is_the_stores = match &error {
+            scheduler::Error::OpenStore(error) => !matches!(
+                error,
+                registry::Error::ReadSecretKey { .. } | registry::Error::SecretKey { .. }
+            ),
+            scheduler::Error::StartSandbox(_)
+            | scheduler::Error::StartThread(_)
+            | scheduler::Error::Stopped => false,
+        };
         let failure = Failure::new(error);
         if is_the_stores {
             explain(&layout, failure)

@@ -12,6 +12,7 @@
 mod canonical;
 mod copy;
 mod hash_scan;
+mod optimise;
 mod outputs;
 pub(crate) mod place;
 mod sources;
@@ -23,9 +24,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::io::Errno;
+use store_model::signature::SecretKey;
 use store_model::{NarHash, StorePath};
 use tokio::sync::oneshot;
 
+use crate::db::Database;
 use crate::db::write::Registration;
 use crate::layout::Layout;
 use crate::staging::{Staging, c_name};
@@ -37,6 +40,7 @@ use self::canonical::Canonical;
 use self::copy::{Place, RequiredOwner, copy_tree};
 pub(crate) use self::hash_scan::ReadBuffer;
 use self::hash_scan::{ContentHash, Contents, Metadata, Question, read_tree};
+pub(crate) use self::outputs::FoundOutput;
 pub(crate) use self::sources::NewText;
 
 /// What one ingest thread works with.
@@ -47,9 +51,23 @@ pub(crate) struct Ingest {
     pub(crate) trash: Trash,
     pub(crate) good_paths: GoodPaths,
     pub(crate) content_sync: ContentSync,
+    /// Asked for closures; they never wait for these threads.
+    pub(crate) readers: WorkQueue<Database>,
+    /// Sign what was built here.
+    pub(crate) secret_keys: Arc<[SecretKey]>,
+    pub(crate) sharing: FileSharing,
     pub(crate) buffer: ReadBuffer,
     /// Raised when the registry stops: what nobody waits for then is not read to its end.
     pub(crate) stopping: CancelFlag,
+}
+
+/// Whether equal files of the store are one file with many names (`auto-optimise-store`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FileSharing {
+    /// A file that is added becomes another name of an equal one.
+    Linked,
+    /// Each is its own.
+    None,
 }
 
 /// What to find out about something in our own directory.

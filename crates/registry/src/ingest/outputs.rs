@@ -1,11 +1,15 @@
 //! Registering what a builder has left.
 
+mod mismatch;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd as _;
 
 use rustix::fs::{AtFlags, FileType, Stat};
 use rustix::io::Errno;
+use store_model::content_address::References;
 use store_model::derivation::IngestionMethod;
+use store_model::derivation::output_checks::CheckedOutputs;
 use store_model::{ContentAddress, OutputName, PathInfo, StorePath};
 use tokio::sync::oneshot;
 
@@ -15,9 +19,12 @@ use super::hash_scan::{ContentHash, Contents, Metadata, Question, read_tree};
 use super::{Ingest, Staged, StagedQuestion, discard_all, place};
 use crate::Error;
 use crate::cycle::find_cycle;
+use crate::db::query;
 use crate::db::write::{Registration, unix_time};
 use crate::messages::{RegisterError, RegisterOutputs, ScratchOutput};
 use crate::staging::c_name;
+
+pub(crate) use self::mismatch::{FoundOutput, Refusal};
 
 /// An output that is ready to be moved into the store.
 struct Ready<'a> {
@@ -39,7 +46,7 @@ impl Ingest {
     pub(crate) fn register_outputs(
         &mut self,
         request: &RegisterOutputs,
-        reply: oneshot::Sender<Result<Vec<PathInfo>, RegisterError>>,
+        reply: oneshot::Sender<Result<Vec<PathInfo>, Refusal>>,
     ) {
         let infos = match self.ingest_outputs(request) {
             Ok(infos) => infos,
@@ -58,41 +65,154 @@ impl Ingest {
         self.commit(registrations, infos, reply);
     }
 
-    fn ingest_outputs(
-        &mut self,
-        request: &RegisterOutputs,
-    ) -> Result<Vec<PathInfo>, RegisterError> {
+    fn ingest_outputs(&mut self, request: &RegisterOutputs) -> Result<Vec<PathInfo>, Refusal> {
         let mut ready = self.prepare_outputs(request)?;
         self.refuse_cycles(request, &ready)?;
+        let infos = self.describe(request, &ready);
+        self.check_outputs(request, &infos)?;
+        for ready in &ready {
+            self.optimise_output(request, ready)?;
+        }
         // From here on it takes moments, and whoever cancels now waits for less than it would take
         // to take everything back.
         request.cancel.check()?;
         self.place_outputs(request, &mut ready)?;
-        let now = unix_time();
-        Ok(ready
-            .into_iter()
-            .map(|ready| PathInfo {
-                path: ready.output.path.clone(),
-                nar_hash: ready.contents.nar.nar_hash,
-                nar_size_bytes: ready.contents.nar.nar_size_bytes,
-                references: ready.contents.nar.references,
-                deriver: Some(request.drv_path.clone()),
-                registration_time: now,
-                ultimate: true,
-                signatures: BTreeSet::new(),
-                content_address: ready
-                    .output
-                    .fixed
-                    .map(|(method, hash)| ContentAddress { method, hash }.to_string()),
-            })
-            .collect())
+        Ok(infos.into_values().collect())
+    }
+
+    /// Returns what will be known of the outputs, signed.
+    fn describe(
+        &self,
+        request: &RegisterOutputs,
+        ready: &[Ready<'_>],
+    ) -> BTreeMap<OutputName, PathInfo> {
+        let describe = |ready: &Ready<'_>| {
+            let path = ready.output.path.clone();
+            let address = ready
+                .output
+                .fixed
+                .map(|(method, hash)| ContentAddress { method, hash })
+                .filter(|address| self.is_recordable(request, ready, address));
+            let info = self.built_info(request, path, &ready.contents, address);
+            (ready.output.name.clone(), info)
+        };
+        ready.iter().map(describe).collect()
+    }
+
+    /// Returns what will be known of something that was built here, signed.
+    fn built_info(
+        &self,
+        request: &RegisterOutputs,
+        path: StorePath,
+        contents: &Contents,
+        address: Option<ContentAddress>,
+    ) -> PathInfo {
+        let mut info = PathInfo {
+            path,
+            nar_hash: contents.nar.nar_hash,
+            nar_size_bytes: contents.nar.nar_size_bytes,
+            references: contents.nar.references.clone(),
+            deriver: Some(request.drv_path.clone()),
+            registration_time: unix_time(),
+            ultimate: true,
+            signatures: BTreeSet::new(),
+            content_address: address.map(|address| address.to_string()),
+        };
+        for key in self.secret_keys.iter() {
+            info.sign(&self.layout.paths.store_dir, key);
+        }
+        info
+    }
+
+    /// Returns whether an output's path is the one that follows from its contents together with
+    /// what they refer to; warns if it is not.
+    ///
+    /// A fixed output has its path before it has any references. Registered as content-addressed
+    /// all the same, no other store would take it, as it is not what it claims to be.
+    fn is_recordable(
+        &self,
+        request: &RegisterOutputs,
+        ready: &Ready<'_>,
+        address: &ContentAddress,
+    ) -> bool {
+        let output = ready.output;
+        let references = references_of(ready);
+        let store_dir = &self.layout.paths.store_dir;
+        let addressed =
+            store_dir.make_content_addressed_path(address, output.path.name(), &references);
+        if addressed.is_ok_and(|path| path == output.path) {
+            return true;
+        }
+        let mentioned: Vec<String> = ready
+            .contents
+            .nar
+            .references
+            .iter()
+            .map(|path| format!("'{}'", self.layout.print(path)))
+            .collect();
+        tracing::warn!(
+            "fixed output '{}' of '{}' refers to {}; its hash does not cover that, so it is not \
+             registered as content-addressed, and today's Nix refuses it",
+            self.layout.print(&output.path),
+            self.layout.print(&request.drv_path),
+            mentioned.join(", ")
+        );
+        false
+    }
+
+    /// Holds the outputs against what their derivation demands.
+    fn check_outputs(
+        &self,
+        request: &RegisterOutputs,
+        infos: &BTreeMap<OutputName, PathInfo>,
+    ) -> Result<(), RegisterError> {
+        let roots = request.checks.closure_roots(infos);
+        let known = if roots.is_empty() {
+            BTreeMap::new()
+        } else {
+            self.readers
+                .run_blocking(move |database| query::closure_infos(database, roots))?
+        };
+        let outputs = CheckedOutputs {
+            new: infos,
+            others: &request.other_outputs,
+        };
+        let store_dir = &self.layout.paths.store_dir;
+        let rejection = request
+            .checks
+            .check(store_dir, outputs, &known)
+            .map_err(|error| Error::DatabaseCorrupt {
+                path: self.layout.state("db/db.sqlite"),
+                reason: error.to_string(),
+            })?;
+        match rejection {
+            None => Ok(()),
+            Some(rejection) => Err(RegisterError::Rejected(rejection.to_string())),
+        }
+    }
+
+    /// Makes an output's files share their contents with equal ones, if that is wanted.
+    fn optimise_output(
+        &mut self,
+        request: &RegisterOutputs,
+        ready: &Ready<'_>,
+    ) -> Result<(), Error> {
+        let path = self.logical_path(&ready.output.path);
+        match &ready.source {
+            Source::Copy(copy) => self.optimise_staged(copy, &path, &request.cancel),
+            Source::Scratch => {
+                let name = c_name(ready.output.path.base_name());
+                let dir = request.scratch.dir.as_fd();
+                self.optimise((dir, &name), &path, &request.cancel)
+            }
+        }
     }
 
     /// Checks, copies where that is due, makes canonical, and reads all outputs.
     fn prepare_outputs<'a>(
         &mut self,
         request: &'a RegisterOutputs,
-    ) -> Result<Vec<Ready<'a>>, RegisterError> {
+    ) -> Result<Vec<Ready<'a>>, Refusal> {
         // Nothing is opened before all of them have been looked at.
         for output in &request.outputs {
             self.check_root(request, output)?;
@@ -110,10 +230,7 @@ impl Ingest {
             ready.push(prepared.map_err(blame)?);
         }
         canonical.check_links().map_err(blame)?;
-        for ready in &ready {
-            check_promise(&self.layout.print(&request.drv_path), ready)?;
-        }
-        Ok(ready)
+        self.check_promises(request, ready)
     }
 
     /// Refuses an output that is missing or that others could have written to.
@@ -164,13 +281,14 @@ impl Ingest {
         canonical: &mut Canonical,
     ) -> Result<Ready<'a>, Error> {
         let name = c_name(output.path.base_name());
+        let none = BTreeSet::new();
         let contents = read_tree(
             request.scratch.dir.as_fd(),
             &name,
             &self.logical_path(&output.path),
             Question {
                 metadata: Metadata::Set(canonical, self.content_sync),
-                candidates: &request.reference_candidates,
+                candidates: candidates(request, output, &none),
                 content_hash: None,
                 cancel: &request.cancel,
             },
@@ -193,8 +311,9 @@ impl Ingest {
     ) -> Result<Ready<'a>, Error> {
         let owner = RequiredOwner::User(request.builder_uid);
         let copy = self.copy_from_scratch(request, output, owner)?;
+        let none = BTreeSet::new();
         let question = StagedQuestion {
-            candidates: &request.reference_candidates,
+            candidates: candidates(request, output, &none),
             content_hash: Some(content_hash),
             cancel: &request.cancel,
         };
@@ -312,19 +431,29 @@ impl Ingest {
         if contents.nar.nar_hash != ready.contents.nar.nar_hash {
             return Err(Error::file("copying", path, Errno::IO));
         }
+        self.optimise_staged(&copy, &path, &request.cancel)?;
         self.place_staged(&mut copy, &ready.output.path)
     }
 }
 
-fn check_promise(drv_path: &str, ready: &Ready<'_>) -> Result<(), RegisterError> {
-    match (ready.output.fixed, ready.contents.content_hash) {
-        (Some((_, wanted)), Some(got)) if wanted != got => Err(RegisterError::HashMismatch {
-            drv_path: drv_path.to_owned(),
-            wanted: Box::new(wanted),
-            got: Box::new(got),
-        }),
-        _ => Ok(()),
+/// Returns the paths that are looked for in an output: `none` if its references are to be
+/// discarded.
+fn candidates<'a>(
+    request: &'a RegisterOutputs,
+    output: &ScratchOutput,
+    none: &'a BTreeSet<StorePath>,
+) -> &'a BTreeSet<StorePath> {
+    if request.checks.discards_references(&output.name) {
+        none
+    } else {
+        &request.reference_candidates
     }
+}
+
+fn references_of(ready: &Ready<'_>) -> References {
+    let mut others = ready.contents.nar.references.clone();
+    let to_self = others.remove(&ready.output.path);
+    References { others, to_self }
 }
 
 fn is_plain_file(stat: &Stat) -> bool {

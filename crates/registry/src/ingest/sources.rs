@@ -114,6 +114,7 @@ impl Ingest {
             cancel: &CancelFlag::default(),
         };
         let contents = self.read_staged(&staged, &logical, question)?;
+        self.optimise_staged(&staged, &logical, &CancelFlag::default())?;
         self.replace(&mut staged, &text.path)?;
         Ok(contents)
     }
@@ -174,7 +175,12 @@ impl Ingest {
         mut source: NamedSource,
         reply: oneshot::Sender<Result<(), Error>>,
     ) {
-        if let Err(error) = self.replace(&mut source.staged, &source.path) {
+        let path = self.logical_path(&source.path);
+        let stopping = self.stopping.clone();
+        let placed = self
+            .optimise_staged(&source.staged, &path, &stopping)
+            .and_then(|()| self.replace(&mut source.staged, &source.path));
+        if let Err(error) = placed {
             let _listener_gone = reply.send(Err(error));
             return;
         }
@@ -192,7 +198,7 @@ impl Ingest {
     }
 
     /// Moves something to its place, where something invalid may still lie.
-    fn replace(&self, staged: &mut Staged, path: &StorePath) -> Result<(), Error> {
+    pub(super) fn replace(&self, staged: &mut Staged, path: &StorePath) -> Result<(), Error> {
         match self.place_staged(staged, path) {
             Err(Error::PathExists { .. }) => {
                 self.trash.discard(path)?;

@@ -17,13 +17,13 @@ use store_model::wanted_outputs::WantedOutputs;
 use store_model::{Derivation, OutputName, Settings, StorePath};
 
 use super::questions::{
-    await_lock, discard_invalid_paths, load_derivation, query_outputs, register_outputs,
-    scratch_outputs, warn_of_unchecked,
+    await_lock, discard_invalid_paths, load_derivation, other_outputs, query_outputs,
+    register_outputs, scratch_outputs, warn_of_ignored_checks,
 };
 use crate::error::chain;
 use crate::events::{EventKind, LockOwner, WaitReason};
 use crate::goal::derivation::{BuilderEnding, Disk, Effect, Event, Facts, State};
-use crate::goal::recipe::Recipe;
+use crate::goal::recipe::{Recipe, output_checks};
 use crate::goal::{BuildTimes, GoalId, GoalKey, Outcome, Status};
 use crate::messages::{
     BuildSlotGranted, CancelGoal, ForcePanic, GoalEnded, GoalNews, InputFinished, InputsRequired,
@@ -321,7 +321,7 @@ impl DerivationGoal {
         let Some(derivation) = self.derivation.clone() else {
             return;
         };
-        warn_of_unchecked(&self.facts.printed_path, &derivation);
+        warn_of_ignored_checks(&derivation);
         let build_id = BuildId(self.id.as_build_number());
         self.build = Some(Build {
             id: build_id,
@@ -389,6 +389,10 @@ impl DerivationGoal {
         let Some(derivation) = self.derivation.clone() else {
             return;
         };
+        let checks = match output_checks(&derivation) {
+            Ok(checks) => checks,
+            Err(error) => return self.advance(service_failed(&error), ctx),
+        };
         let mut candidates = BTreeSet::clone(&self.input_closure);
         candidates.extend(derivation.known_outputs().map(|(_, path)| path.clone()));
         let register = RegisterOutputs {
@@ -399,6 +403,8 @@ impl DerivationGoal {
                 path: scratch.path,
             },
             outputs: scratch_outputs(&derivation, names),
+            other_outputs: other_outputs(&derivation, names),
+            checks,
             reference_candidates: Arc::new(candidates),
             cancel,
         };

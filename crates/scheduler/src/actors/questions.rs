@@ -1,18 +1,20 @@
 //! What goals ask the registry and the lock keeper: functions that know no actor, so that the answer can
 //! only become an event. And what they warn of.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use registry::{
     AddTempRoots, AwaitLock, DiscardInvalidPaths, QueryDerivation, QueryValidPaths, RegisterError,
     RegisterOutputs, RootsLease, ScratchOutput,
 };
+use store_model::derivation::output_checks::OutputChecks;
 use store_model::{Derivation, DerivationOutput, OutputName, StorePath};
 
 use crate::error::chain;
 use crate::goal::Status;
 use crate::goal::derivation::Event;
+use crate::goal::recipe::output_checks;
 use crate::ports::Ports;
 
 /// Returns the outputs of these names as the registry wants them described.
@@ -36,6 +38,18 @@ pub(super) fn scratch_outputs(
                 },
             })
         })
+        .collect()
+}
+
+/// Returns the outputs of other names, as far as their paths are known.
+pub(super) fn other_outputs(
+    derivation: &Derivation,
+    names: &BTreeSet<OutputName>,
+) -> BTreeMap<OutputName, StorePath> {
+    derivation
+        .known_outputs()
+        .filter(|(name, _)| !names.contains(*name))
+        .map(|(name, path)| (name.clone(), path.clone()))
         .collect()
 }
 
@@ -131,17 +145,13 @@ pub(super) async fn register_outputs(
     }
 }
 
-/// Warns of checks that a derivation asks for and that are not made yet.
-pub(super) fn warn_of_unchecked(printed_path: &str, derivation: &Derivation) {
-    const CHECKS: [&str; 4] = [
-        "allowedReferences",
-        "allowedRequisites",
-        "disallowedReferences",
-        "disallowedRequisites",
-    ];
-    for check in CHECKS {
-        if derivation.env.contains_key(check.as_bytes()) {
-            tracing::warn!("'{check}' of '{printed_path}' is not checked yet");
-        }
+/// Warns of checks that a derivation asks for where they have no effect.
+pub(super) fn warn_of_ignored_checks(derivation: &Derivation) {
+    // Whoever builds has read them before.
+    for ignored in output_checks(derivation)
+        .iter()
+        .flat_map(OutputChecks::ignored_attributes)
+    {
+        tracing::warn!("{ignored}");
     }
 }

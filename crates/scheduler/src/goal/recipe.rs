@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use store_model::derivation::output_checks::OutputChecks;
 use store_model::wanted_outputs::WantedOutputs;
 use store_model::{Derivation, OutputName, Settings, StorePath};
 
@@ -67,8 +68,16 @@ impl Recipe {
     }
 }
 
+/// Reads what a derivation demands of its outputs.
+///
+/// # Errors
+/// Its attributes are malformed.
+pub(crate) fn output_checks(derivation: &Derivation) -> Result<OutputChecks, store_model::Error> {
+    OutputChecks::read(&derivation.attributes()?)
+}
+
 /// Returns why this machine cannot build a derivation: its system or its features (SPEC C1), or a
-/// kind of output whose path is not known in advance.
+/// kind of output whose path is not known in advance, or attributes that nobody could read.
 fn obstacle(drv_path: &str, derivation: &Derivation, settings: &Settings) -> Option<String> {
     if let Some(name) = derivation
         .outputs
@@ -79,6 +88,9 @@ fn obstacle(drv_path: &str, derivation: &Derivation, settings: &Settings) -> Opt
             "cannot build '{drv_path}': its output '{name}' has no path before the build, which \
              needs the experimental feature 'ca-derivations'"
         ));
+    }
+    if let Err(error) = output_checks(derivation) {
+        return Some(format!("cannot build '{drv_path}': {error}"));
     }
     let system = derivation.system.to_string();
     let known_system = derivation.is_builtin()

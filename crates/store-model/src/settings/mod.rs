@@ -143,6 +143,12 @@ pub struct Settings {
     pub fsync_store_paths: bool,
     /// How durable the database's commits are (`fsync-metadata`).
     pub metadata_sync: MetadataSync,
+    /// Whether equal files of the store are one file with many names (`auto-optimise-store`).
+    pub auto_optimise_store: bool,
+    /// Files with the keys that sign what is built (`secret-key-files`).
+    pub secret_key_files: BTreeSet<PathBuf>,
+    /// Program that runs after each build (`post-build-hook`).
+    pub post_build_hook: Option<PathBuf>,
     /// Whether caches may be asked (`substitute`).
     pub substitute: bool,
 }
@@ -185,6 +191,9 @@ impl Default for Settings {
             sandbox_init: None,
             fsync_store_paths: true,
             metadata_sync: MetadataSync::Durable,
+            auto_optimise_store: false,
+            secret_key_files: BTreeSet::new(),
+            post_build_hook: None,
             substitute: true,
         }
     }

@@ -9,7 +9,7 @@ use store_model::derivation::IngestionMethod;
 use store_model::{Hash, HashAlgorithm};
 
 use super::*;
-use crate::messages::{QueryPathInfo, QueryValidPaths};
+use crate::messages::{QueryPathInfo, QueryValidPaths, TryLockOutputs};
 use crate::testing::{Canary, Scratch, TestStore, has_nix, is_root, path};
 
 fn set_mode(path: &Path, mode: u32) {
@@ -386,21 +386,26 @@ async fn an_output_is_never_moved_over_another() {
     registry.stop().await;
 }
 
+/// Returns the path of a plain file with this hash.
+fn flat_path(hash: Hash) -> StorePath {
+    store_model::StoreDir::default()
+        .make_fixed_output_path(IngestionMethod::Flat, &hash, "out", &References::default())
+        .unwrap()
+}
+
 #[actix::test]
 async fn a_fixed_output_is_another_file_than_the_one_its_builder_had_open() {
     let store = TestStore::new();
     let registry = store.start();
     let mut scratch = Scratch::new(&store);
     let hash = Hash::digest(HashAlgorithm::Md5, b"hello");
-    let out = scratch.fixed(&path('a', "out"), IngestionMethod::Flat, hash);
+    let promised = flat_path(hash);
+    let out = scratch.fixed(&promised, IngestionMethod::Flat, hash);
     fs::write(&out, "hello").unwrap();
     let mut open = fs::File::options().write(true).open(&out).unwrap();
     let infos = registry.register(scratch.finish()).await.unwrap();
     std::io::Write::write_all(&mut open, b"Pwned").unwrap();
-    assert_eq!(
-        fs::read(store.real_path(&path('a', "out"))).unwrap(),
-        b"hello"
-    );
+    assert_eq!(fs::read(store.real_path(&promised)).unwrap(), b"hello");
     assert_eq!(
         infos[0].content_address.as_deref(),
         Some(format!("fixed:{hash}").as_str())
@@ -409,7 +414,7 @@ async fn a_fixed_output_is_another_file_than_the_one_its_builder_had_open() {
 }
 
 #[actix::test]
-async fn a_fixed_output_with_other_contents_names_both_hashes() {
+async fn a_fixed_output_with_other_contents_names_both_hashes_and_is_kept_as_what_it_is() {
     let store = TestStore::new();
     let registry = store.start();
     let mut scratch = Scratch::new(&store);
@@ -421,8 +426,44 @@ async fn a_fixed_output_with_other_contents_names_both_hashes() {
     let message = answer.unwrap_err().to_string();
     assert!(message.contains(&wanted.to_sri()), "{message}");
     assert!(message.contains(&got.to_sri()), "{message}");
+    let path = flat_path(got);
+    let question = QueryPathInfo { path: path.clone() };
+    let info = registry.store.send(question).await.unwrap().unwrap();
+    let info = info.unwrap();
+    assert_eq!(info.deriver, Some(scratch.request().drv_path));
+    assert_eq!(info.content_address, Some(format!("fixed:{got}")));
     registry.stop().await;
-    assert_eq!(store.objects(), BTreeSet::new());
+    assert_eq!(
+        store.objects(),
+        BTreeSet::from([path.base_name().to_owned()])
+    );
+}
+
+#[actix::test]
+async fn what_a_fixed_output_really_is_does_not_wait_for_a_lock_or_replace_what_is_valid() {
+    let store = TestStore::new();
+    let registry = store.start();
+    let mut scratch = Scratch::new(&store);
+    let wanted = Hash::digest(HashAlgorithm::Sha256, b"hello");
+    let out = scratch.fixed(&flat_path(wanted), IngestionMethod::Flat, wanted);
+    let path = flat_path(Hash::digest(HashAlgorithm::Sha256, b"world"));
+    let lock = TryLockOutputs {
+        paths: BTreeSet::from([path.clone()]),
+    };
+    let held = registry.locks.send(lock).await.unwrap().unwrap();
+    fs::write(&out, "world").unwrap();
+    let answer = registry.register(scratch.finish()).await;
+    assert!(matches!(answer, Err(RegisterError::HashMismatch { .. })));
+    assert!(!store.real_path(&path).exists());
+    drop(held);
+    let mut inode = None;
+    for _ in 0..2 {
+        let answer = registry.register(scratch.finish()).await;
+        assert!(matches!(answer, Err(RegisterError::HashMismatch { .. })));
+        let kept = fs::metadata(store.real_path(&path)).unwrap().ino();
+        assert_eq!(*inode.get_or_insert(kept), kept);
+    }
+    registry.stop().await;
 }
 
 #[actix::test]

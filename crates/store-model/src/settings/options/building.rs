@@ -19,6 +19,11 @@ pub(super) const OPTIONS: &[SettingOption] = &[
         &[],
         Field::Switch(|s| &mut s.auto_allocate_uids),
     ),
+    implemented(
+        "auto-optimise-store",
+        &[],
+        Field::Switch(|s| &mut s.auto_optimise_store),
+    ),
     implemented("build-dir", &[], Field::OptionalPath(|s| &mut s.build_dir)),
     implemented(
         "build-users-group",
@@ -86,6 +91,11 @@ pub(super) const OPTIONS: &[SettingOption] = &[
         Field::Count(|s| &mut s.max_substitution_jobs),
     ),
     implemented(
+        "post-build-hook",
+        &[],
+        Field::OptionalPath(|s| &mut s.post_build_hook),
+    ),
+    implemented(
         "sandbox",
         &["build-use-chroot", "build-use-sandbox"],
         Field::Sandbox(|s| &mut s.sandbox),
@@ -109,6 +119,11 @@ pub(super) const OPTIONS: &[SettingOption] = &[
         "sandbox-paths",
         &["build-chroot-dirs", "build-sandbox-paths"],
         Field::SandboxPaths(|s| &mut s.sandbox_paths),
+    ),
+    implemented(
+        "secret-key-files",
+        &["binary-cache-secret-key-file"],
+        Field::Paths(|s| &mut s.secret_key_files),
     ),
     implemented("start-id", &[], Field::Id(|s| &mut s.start_id)),
     implemented(
@@ -153,13 +168,6 @@ pub(super) const OPTIONS: &[SettingOption] = &[
          set 'impure-env =' to go on",
     ),
     refused(
-        "post-build-hook",
-        &[],
-        &[""],
-        "no program runs after a build, so nothing would be uploaded; \
-         set 'post-build-hook =' to go on without it",
-    ),
-    refused(
         "pre-build-hook",
         &[],
         &[""],
@@ -177,12 +185,6 @@ pub(super) const OPTIONS: &[SettingOption] = &[
         &[],
         &["", "false", "no", "0"],
         "outputs are not compared by a program; set 'run-diff-hook = false' to go on",
-    ),
-    refused(
-        "secret-key-files",
-        &["binary-cache-secret-key-file"],
-        &[""],
-        "outputs would not be signed; set 'secret-key-files =' to go on without signatures",
     ),
     refused(
         "store",

@@ -12,7 +12,6 @@ const CONTROL_GROUPS: &str =
 const BUILT_ONCE: &str = "it concerns repeated builds, and a build runs once";
 const SYNCED: &str = "contents and names are synced by 'fsync-store-paths'";
 const WRITE_AHEAD: &str = "the database always uses a write-ahead log";
-const NOT_LINKED: &str = "identical files are not linked as they are added";
 const ATTRIBUTES: &str =
     "an output with an access-control list or an extended attribute has it removed";
 const WRITING: &str = "it concerns how files are written, not what";
@@ -41,7 +40,6 @@ pub(super) const OPTIONS: &[SettingOption] = &[
     without_effect("allowed-uris", &[], EVALUATOR),
     without_effect("allowed-users", &[], CLIENTS),
     without_effect("always-allow-substitutes", &[], DOWNLOADS),
-    without_effect("auto-optimise-store", &[], NOT_LINKED),
     without_effect("bash-prompt", &[], NIX_PROGRAM),
     without_effect("bash-prompt-prefix", &[], NIX_PROGRAM),
     without_effect("bash-prompt-suffix", &[], NIX_PROGRAM),
