@@ -248,6 +248,7 @@ fn start(store: &TestStore) -> SchedulerHandle {
         layout: StoreLayout::under_root(&store.root()),
         settings: settings(store),
         host_environment: HostEnvironment::new(),
+        nix_config: String::new(),
     })
     .expect("a fresh store can be opened")
 }

@@ -14,6 +14,7 @@ mod full_disk;
 mod interruption;
 mod library;
 mod panics;
+mod post_build_hook;
 mod registration;
 mod scarcity;
 mod terminal;

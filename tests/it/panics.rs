@@ -107,6 +107,7 @@ async fn build_and_panic(
         layout: StoreLayout::under_root(&store.root()),
         settings: Arc::clone(&settings),
         host_environment: HostEnvironment::new(),
+        nix_config: String::new(),
     })?;
     let drv_path = StoreDir::default().parse(drv).expect("nix prints paths");
     let request = BuildRequest {

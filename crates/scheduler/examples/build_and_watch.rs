@@ -49,6 +49,7 @@ async fn build(root: &Path) -> Result<(), Box<dyn Error>> {
         layout: StoreLayout::under_root(root),
         settings: Arc::clone(&settings),
         host_environment: HostEnvironment::new(),
+        nix_config: String::new(),
     })?;
 
     let mut hashes = HashModuloCache::new(StoreDir::default());
@@ -67,7 +68,7 @@ async fn build(root: &Path) -> Result<(), Box<dyn Error>> {
                 EventKind::Started { pid, uid } => {
                     println!("goal {}: started as {pid}, uid {uid}", event.goal);
                 }
-                EventKind::Logged(lines) => {
+                EventKind::Logged(lines) | EventKind::HookLogged(lines) => {
                     println!(
                         "goal {}: {}",
                         event.goal,

@@ -1,7 +1,7 @@
 //! What subscribers are told: everything that happens to a goal, in order.
 //!
 //! ```text
-//! Created ─► Waiting* ─► Started ─► Logged* ─► Waiting(Registration) ─► Finished
+//! Created ─► Waiting* ─► Started ─► Logged* ─► Waiting(Registration) ─► HookLogged* ─► Finished
 //! ```
 //!
 //! Every goal is created once and finished once; what lies between may be absent.
@@ -51,6 +51,8 @@ pub enum EventKind {
     },
     /// Its builder wrote lines.
     Logged(LogLines),
+    /// The program that runs after its build wrote lines.
+    HookLogged(LogLines),
     /// It ended.
     Finished(Arc<Outcome>),
 }
@@ -76,6 +78,8 @@ pub enum WaitReason {
     BuildUser,
     /// Its outputs are hashed and registered; no slot is held.
     Registration,
+    /// Its outputs are valid, and `post-build-hook` runs; neither slot nor lock is held.
+    PostBuildHook,
 }
 
 /// Who has locked an output that a goal wants.

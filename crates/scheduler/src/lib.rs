@@ -13,6 +13,7 @@
 //!     layout: StoreLayout::under_root("/tmp/root".as_ref()),
 //!     settings: Arc::clone(&settings),
 //!     host_environment: Default::default(),
+//!     nix_config: String::new(),
 //! })?;
 //! let report = scheduler
 //!     .build_paths(BuildRequest {
@@ -28,7 +29,7 @@
 //! ```
 //!
 //! Reading order: [`goal`] (what is decided for one goal), [`slots`], [`graph`] and [`schedule`]
-//! (what is decided among goals), [`messages`] and [`ports`] (who says what), `actors` (the shells),
+//! (what is decided among goals), [`messages`] and [`ports`] (who says what), `actors` and `hook` (the shells),
 //! [`start`] and [`handle`] (how it is used), [`simulate`] (the same decisions in a pretended
 //! world).
 
@@ -48,6 +49,7 @@ pub mod slots;
 pub mod start;
 
 mod actors;
+mod hook;
 
 pub use actors::Scheduler;
 pub use error::Error;

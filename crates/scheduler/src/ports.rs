@@ -8,6 +8,7 @@ use registry::{
 use sandbox::{CancelBuild, DisposeBuild, StartBuild};
 use store_model::StoreDir;
 
+use crate::hook::Hooks;
 use crate::messages::{
     GoalEnded, GoalNews, LeaveInputs, RequestBuildSlot, RequireInputs, WithdrawSlotRequest,
 };
@@ -41,6 +42,8 @@ pub struct Ports {
     pub cancel_build: Recipient<CancelBuild>,
     /// To the sandbox.
     pub dispose_build: Recipient<DisposeBuild>,
+    /// Where the programs run that a build may have after it.
+    pub(crate) hooks: Hooks,
     /// Up to the scheduler.
     pub(crate) upward: Upward,
 }

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use crate::Error;
 use crate::actors::Scheduler;
 use crate::handle::SchedulerHandle;
+use crate::hook::Hooks;
 use crate::messages::PanickingActor;
 use crate::ports::{Ports, Upward};
 
@@ -25,8 +26,10 @@ pub struct Config {
     /// of its own besides.
     pub settings: Arc<Settings>,
     /// Variables of the program's environment that fixed-output builders may ask for with
-    /// `impureEnvVars`.
+    /// `impureEnvVars`; `post-build-hook` has all of them.
     pub host_environment: HostEnvironment,
+    /// What `post-build-hook` finds in `NIX_CONFIG`, so that its Nix has the same settings.
+    pub nix_config: String,
 }
 
 /// The actors that goals talk to.
@@ -36,6 +39,7 @@ pub(crate) struct Services {
     pub(crate) store: Addr<StoreRegistry>,
     pub(crate) locks: Addr<LockKeeper>,
     pub(crate) sandbox: Addr<SandboxSupervisor>,
+    hooks: Hooks,
 }
 
 impl Services {
@@ -50,6 +54,7 @@ impl Services {
             store: registry.store,
             locks: registry.locks,
             sandbox,
+            hooks: Hooks::new(config),
         })
     }
 
@@ -67,6 +72,7 @@ impl Services {
             start_build: self.sandbox.clone().recipient(),
             cancel_build: self.sandbox.clone().recipient(),
             dispose_build: self.sandbox.clone().recipient(),
+            hooks: self.hooks.clone(),
             upward,
         }
     }

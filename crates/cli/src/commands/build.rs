@@ -78,6 +78,7 @@ pub(super) async fn build(
         layout: layout.clone(),
         settings: Arc::clone(&settings),
         host_environment: session.environment.to_bytes(),
+        nix_config: nix_config(&session.with_typed(files.clone(), &flags)?, &layout),
     })
     .map_err(|error| {
         let is_the_stores = match &error {
@@ -109,6 +110,17 @@ pub(super) async fn build(
         scheduler.stop().await;
     }
     done
+}
+
+/// Returns what a `post-build-hook` finds in `NIX_CONFIG`, for a Nix on the same store.
+fn nix_config(configuration: &Configuration, layout: &StoreLayout) -> String {
+    let mut lines = configuration.to_nix_config();
+    // The store lies in `nix/store` of a root that is not the system's.
+    let root = layout.real_store_dir.ancestors().nth(2);
+    if let (true, Some(root)) = (layout.is_relocated(), root) {
+        lines = lines + "store = " + &root.to_string_lossy() + "\n";
+    }
+    lines
 }
 
 /// Turns the flags of `build` into assignments, which win over every file.

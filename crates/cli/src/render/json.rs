@@ -20,6 +20,7 @@ pub(crate) fn event(event: &Event, path: Option<&StorePath>, store_dir: &StoreDi
         EventKind::Waiting { .. }
         | EventKind::Started { .. }
         | EventKind::Logged(_)
+        | EventKind::HookLogged(_)
         | EventKind::Finished(_) => path,
     };
     if let Some(path) = path {
@@ -29,7 +30,7 @@ pub(crate) fn event(event: &Event, path: Option<&StorePath>, store_dir: &StoreDi
         EventKind::Created { request, .. } => json!({"request": request.to_string()}),
         EventKind::Waiting { reason } => wait_reason(reason, store_dir),
         EventKind::Started { pid, uid } => json!({"pid": pid, "uid": uid}),
-        EventKind::Logged(lines) => json!({
+        EventKind::Logged(lines) | EventKind::HookLogged(lines) => json!({
             "lines": lines
                 .text
                 .split(|byte| *byte == b'\n')
@@ -50,6 +51,7 @@ fn event_type(kind: &EventKind) -> &'static str {
         EventKind::Waiting { .. } => "waiting",
         EventKind::Started { .. } => "started",
         EventKind::Logged(_) => "logged",
+        EventKind::HookLogged(_) => "hookLogged",
         EventKind::Finished(_) => "finished",
     }
 }
@@ -60,6 +62,7 @@ fn wait_reason(reason: &WaitReason, store_dir: &StoreDir) -> Value {
         WaitReason::Slot => json!({"for": "slot"}),
         WaitReason::BuildUser => json!({"for": "buildUser"}),
         WaitReason::Registration => json!({"for": "registration"}),
+        WaitReason::PostBuildHook => json!({"for": "postBuildHook"}),
         WaitReason::Lock { path, holder } => {
             let lock = store_dir.print(path);
             match holder {

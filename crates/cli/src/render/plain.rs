@@ -53,6 +53,18 @@ impl Plain {
                 self.store_dir.print(path),
                 lock_owner(*holder)
             ),
+            EventKind::Waiting {
+                reason: WaitReason::PostBuildHook,
+            } => format!(
+                "running post-build-hook for '{}'...\n",
+                self.store_dir.print(path)
+            ),
+            EventKind::HookLogged(lines) => lines
+                .text
+                .split(|byte| *byte == b'\n')
+                .fold(String::new(), |text, line| {
+                    text + "post-build-hook: " + &sanitise(line, self.style) + "\n"
+                }),
             EventKind::Logged(lines) if self.logs == BuildLogs::Printed => {
                 let name = self.style.faint(&format!("{}>", name_of(path)));
                 let mut text = String::with_capacity(lines.text.len() * 2);

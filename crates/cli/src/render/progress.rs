@@ -74,7 +74,7 @@ impl Progress {
         match &event.kind {
             EventKind::Waiting { reason } => goal.phase = Phase::Waiting(reason.clone()),
             EventKind::Started { .. } => goal.phase = Phase::Running { since: event.at },
-            EventKind::Logged(lines) => {
+            EventKind::Logged(lines) | EventKind::HookLogged(lines) => {
                 if let Some(line) = lines.text.rsplit(|byte| *byte == b'\n').next() {
                     goal.last_line = sanitise(line, Style::Plain);
                 }
@@ -180,6 +180,7 @@ struct Waits<'a> {
     n_slot: usize,
     n_build_user: usize,
     n_registration: usize,
+    n_hook: usize,
     locks: Vec<(&'a StorePath, LockOwner)>,
 }
 
@@ -191,6 +192,7 @@ impl<'a> Waits<'a> {
             WaitReason::Slot => self.n_slot += 1,
             WaitReason::BuildUser => self.n_build_user += 1,
             WaitReason::Registration => self.n_registration += 1,
+            WaitReason::PostBuildHook => self.n_hook += 1,
             WaitReason::Lock { holder, .. } => self.locks.push((goal.key.path(), *holder)),
         }
     }
@@ -199,6 +201,7 @@ impl<'a> Waits<'a> {
         let mut words = Vec::new();
         for (n_goals, what) in [
             (self.n_registration, "being registered"),
+            (self.n_hook, "waiting for the post-build-hook"),
             (self.n_slot, "waiting for a build slot"),
             (self.n_build_user, "waiting for a build user"),
             (self.n_inputs, "waiting for inputs"),

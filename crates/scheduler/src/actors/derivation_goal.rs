@@ -1,6 +1,8 @@
 //! The shell around the machine of a derivation goal: turns messages into events, effects into
 //! messages, and holds what must be given back (lease, locks, a running build).
 
+mod hook;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -15,6 +17,7 @@ use sandbox::{
 };
 use store_model::wanted_outputs::WantedOutputs;
 use store_model::{Derivation, OutputName, Settings, StorePath};
+use tokio::sync::oneshot;
 
 use super::questions::{
     await_lock, discard_invalid_paths, load_derivation, other_outputs, query_outputs,
@@ -54,6 +57,8 @@ pub(crate) struct DerivationGoal {
     lease: Option<SlotLease>,
     locks: Option<OutputLocks>,
     build: Option<Build>,
+    /// Dropped to kill the hook that runs.
+    hook: Option<oneshot::Sender<()>>,
     outcome: Option<Outcome>,
 }
 
@@ -93,6 +98,7 @@ impl DerivationGoal {
             lease: None,
             locks: None,
             build: None,
+            hook: None,
             outcome: None,
         }
     }
@@ -135,6 +141,8 @@ impl DerivationGoal {
             Effect::CancelBuild => self.cancel_build(),
             Effect::RegisterOutputs(names) => self.register_outputs(&names, ctx),
             Effect::CancelRegistration => self.cancel_registration(),
+            Effect::RunHook => self.run_hook(ctx),
+            Effect::CancelHook => self.hook = None,
             Effect::DisposeBuild(Disposition::Delete) => self.delete_build(),
             Effect::DisposeBuild(Disposition::Keep) => self.keep_build(ctx),
             Effect::Announce(reason) => self.announce(EventKind::Waiting { reason }),

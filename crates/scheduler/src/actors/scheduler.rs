@@ -13,7 +13,7 @@ use crate::Error;
 use crate::actors::derivation_goal::NewGoal;
 use crate::actors::{DerivationGoal, PathGoal};
 use crate::events::{Event, EventKind};
-use crate::goal::derivation::{AfterFailure, Facts, KeepFailed, LocalBuilds};
+use crate::goal::derivation::{AfterFailure, Facts, KeepFailed, LocalBuilds, PostBuildHook};
 use crate::goal::{GoalId, GoalKey, Outcome, RequestId, path};
 use crate::messages::{
     BuildSlotGranted, BuildSlotReleased, CancelGoal, CancelRequests, ForcePanic, GoalEnded,
@@ -266,6 +266,10 @@ fn facts(
             KeepFailed::Yes
         } else {
             KeepFailed::No
+        },
+        post_build_hook: match settings.post_build_hook {
+            Some(_) => PostBuildHook::Runs,
+            None => PostBuildHook::None,
         },
         local_builds: if schedule.n_slots() == 0 || settings.max_jobs == 0 {
             LocalBuilds::Forbidden

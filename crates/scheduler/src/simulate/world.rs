@@ -13,6 +13,7 @@ use sandbox::{BuildVerdict, Disposition};
 use store_model::wanted_outputs::WantedOutputs;
 use store_model::{OutputName, StorePath};
 
+use self::registration::post_build_hook;
 use super::{Plan, Random};
 use crate::events::LockOwner;
 use crate::goal::derivation::{
@@ -370,13 +371,14 @@ impl<'a> World<'a> {
                 goal.registering = Some(names);
                 self.register(id);
             }
+            Effect::RunHook => self.run_hook(id),
             Effect::CancelRegistration => goal.gives_up = true,
             Effect::DisposeBuild(Disposition::Keep) => {
                 goal.check_not_registering()?;
                 self.answer(id, Event::BuildKept { path: None });
             }
             Effect::DisposeBuild(Disposition::Delete) => goal.check_not_registering()?,
-            Effect::Announce(_) => {}
+            Effect::CancelHook | Effect::Announce(_) => {}
             Effect::Finish(outcome) => self.finish(id, idx, *outcome)?,
         }
         Ok(())
@@ -523,6 +525,7 @@ impl<'a> World<'a> {
             } else {
                 KeepFailed::No
             },
+            post_build_hook: post_build_hook(idx),
             local_builds: LocalBuilds::Allowed,
         };
         let goal = Goal {

@@ -211,6 +211,17 @@ impl Configuration {
         })
     }
 
+    /// Returns every option that was assigned, as the lines of a `nix.conf`, for programs that are
+    /// to have the same settings.
+    #[must_use]
+    pub fn to_nix_config(&self) -> String {
+        self.show()
+            .filter(|shown| shown.origin != Origin::Default)
+            .fold(String::new(), |text, shown| {
+                text + shown.option.name + " = " + &shown.value + "\n"
+            })
+    }
+
     fn origin(&self, option: &SettingOption) -> Origin {
         self.origins
             .get(option.name)

@@ -16,7 +16,7 @@
 //!                                                   │
 //!                                               Building ─cancelled─► Stopping
 //!                                                   │ the slot goes back here
-//!                                               Registering ────────────────► Built
+//!                                               Registering ─► RunningHook ─► Built
 //!                                                   │ refused, or cancelled
 //!                                                Keeping ───────────────────► failed
 //! ```
@@ -24,6 +24,9 @@
 //! A slot is held from `Locking` to the builder's exit, locks from `CheckingLocked` to the end.
 //! A goal that finds a lock taken gives its slot back before it waits, so nobody who holds a slot
 //! ever waits for anybody.
+//!
+//! `RunningHook` is there only if there is a hook. Its outputs are valid by then and its locks given
+//! back, so that nobody waits for the hook but who needs the goal.
 //!
 //! Whoever is cancelled while registering tells the registry and waits for its answer: until then
 //! the registry reads the outputs and may move them into the store, so neither the locks nor the
@@ -59,6 +62,8 @@ pub struct Facts {
     pub after_failure: AfterFailure,
     /// Whether a failed build's directory stays (SPEC B12).
     pub keep_failed: KeepFailed,
+    /// Whether a program runs after the build (SPEC D7).
+    pub post_build_hook: PostBuildHook,
     /// Whether this machine has build slots at all (SPEC A5).
     pub local_builds: LocalBuilds,
 }
@@ -79,6 +84,15 @@ pub enum KeepFailed {
     No,
     /// It stays (`keep-failed`).
     Yes,
+}
+
+/// Whether a program runs after a build.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PostBuildHook {
+    /// None.
+    None,
+    /// One that `post-build-hook` names.
+    Runs,
 }
 
 /// Whether builders run here.
@@ -149,8 +163,24 @@ pub enum Phase {
     Stopping(SlotId),
     /// The outputs are being registered.
     Registering(BuildTimes),
+    /// The outputs are valid, and the hook runs.
+    RunningHook {
+        /// How the goal ends if the hook succeeds.
+        outcome: Box<Outcome>,
+        /// Whether anybody still wants the goal.
+        interest: Interest,
+    },
     /// The failed build's directory is being put aside.
     Keeping(Box<Outcome>),
+}
+
+/// Whether anybody wants a goal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Interest {
+    /// Somebody does.
+    Wanted,
+    /// Nobody does.
+    Gone,
 }
 
 /// Inputs that failed, as far as they have ended.
@@ -261,6 +291,11 @@ pub enum Event {
     },
     /// The registry gave the outputs up, as it was told to.
     RegistrationCancelled,
+    /// The hook ended.
+    HookEnded {
+        /// What went wrong, if anything did.
+        failure: Option<String>,
+    },
     /// The failed build's directory was put aside.
     BuildKept {
         /// Where, if it was there at all.
@@ -310,6 +345,10 @@ pub enum Effect {
     RegisterOutputs(BTreeSet<OutputName>),
     /// Tell the registry that nobody wants the outputs any more.
     CancelRegistration,
+    /// Run the hook.
+    RunHook,
+    /// Kill the hook.
+    CancelHook,
     /// Do away with the build's directories, or keep them.
     DisposeBuild(Disposition),
     /// Tell subscribers why the goal stands still.

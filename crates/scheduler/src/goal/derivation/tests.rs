@@ -20,6 +20,7 @@ fn facts() -> Facts {
         printed_path: "/nix/store/a.drv".to_owned(),
         after_failure: AfterFailure::Stop,
         keep_failed: KeepFailed::No,
+        post_build_hook: PostBuildHook::None,
         local_builds: LocalBuilds::Allowed,
     }
 }
@@ -175,6 +176,40 @@ fn a_build_that_succeeds_gives_its_slot_back_before_it_registers() {
     events.push(ending(BuildVerdict::Exited { code: 0 }));
     events.push(Event::OutputsRegistered);
     insta::assert_snapshot!(transcript(&facts(), events));
+}
+
+/// A goal with a hook, and the events that lead to that.
+fn up_to_the_hook() -> (Facts, Vec<Event>) {
+    let facts = Facts {
+        post_build_hook: PostBuildHook::Runs,
+        ..facts()
+    };
+    let mut events = up_to_building();
+    events.push(ending(BuildVerdict::Exited { code: 0 }));
+    events.push(Event::OutputsRegistered);
+    (facts, events)
+}
+
+#[test]
+fn a_hook_runs_when_slot_and_locks_are_free_and_its_failure_is_the_goals() {
+    let (facts, mut events) = up_to_the_hook();
+    let failure = Some("the hook failed".to_owned());
+    events.push(Event::HookEnded { failure });
+    insta::assert_snapshot!(transcript(&facts, events));
+}
+
+#[test]
+fn a_hook_that_nobody_waits_for_is_killed_and_may_have_been_quicker() {
+    let (facts, mut events) = up_to_the_hook();
+    events.push(Event::Cancelled);
+    let quicker = events
+        .iter()
+        .cloned()
+        .chain([Event::HookEnded { failure: None }]);
+    let quicker = transcript(&facts, quicker);
+    let failure = Some("killed".to_owned());
+    events.push(Event::HookEnded { failure });
+    insta::assert_snapshot!(quicker + &transcript(&facts, events));
 }
 
 #[test]

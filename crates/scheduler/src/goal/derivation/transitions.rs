@@ -9,8 +9,8 @@ use store_model::wanted_outputs::WantedOutputs;
 
 use super::endings::{cancelled, dependency_failed, failure, quote_log};
 use super::{
-    AfterFailure, BuilderEnding, Disk, Effect, Event, Facts, InputFailures, KeepFailed,
-    LocalBuilds, Phase, State,
+    AfterFailure, BuilderEnding, Disk, Effect, Event, Facts, InputFailures, Interest, KeepFailed,
+    LocalBuilds, Phase, PostBuildHook, State,
 };
 use crate::events::WaitReason;
 use crate::goal::recipe::Recipe;
@@ -140,11 +140,10 @@ impl Phase {
                 let mut outcome = Outcome::success(Status::Built, recipe.outputs.clone());
                 outcome.build_times = Some(times);
                 outcome.n_rounds = 1;
-                let effects = vec![
-                    Effect::ReleaseLocks,
-                    Effect::DisposeBuild(Disposition::Delete),
-                ];
-                end(effects, outcome)
+                built(facts, recipe, outcome)
+            }
+            (Self::RunningHook { outcome, interest }, Event::HookEnded { failure }) => {
+                hook_ended(facts, *outcome, interest, failure)
             }
             (Self::Registering(times), Event::OutputsRefused { status, message }) => {
                 let mut outcome = Outcome::failure(status, message);
@@ -200,6 +199,11 @@ impl Phase {
                 live(recipe, Self::Stopping(slot), vec![Effect::CancelBuild])
             }
             phase @ Self::Registering(_) => live(recipe, phase, vec![Effect::CancelRegistration]),
+            Self::RunningHook { outcome, .. } => {
+                let interest = Interest::Gone;
+                let phase = Self::RunningHook { outcome, interest };
+                live(recipe, phase, vec![Effect::CancelHook])
+            }
             phase @ (Self::Stopping(_) | Self::Keeping(_)) => live(recipe, phase, vec![]),
             phase => phase.abandon(cancelled(facts)),
         }
@@ -228,6 +232,7 @@ impl Phase {
                 Effect::DisposeBuild(Disposition::Delete),
                 Effect::ReleaseLocks,
             ],
+            Self::RunningHook { .. } => vec![Effect::CancelHook],
             Self::Keeping(_) => vec![Effect::ReleaseLocks],
         };
         end(effects, outcome)
@@ -365,6 +370,36 @@ fn build_exited(
     outcome.build_times = Some(ending.times);
     outcome.n_rounds = 1;
     failed_build(facts, recipe, effects, outcome)
+}
+
+/// Ends a build whose outputs are valid, or has the hook run first. Others need not wait for that.
+fn built(facts: &Facts, recipe: Arc<Recipe>, outcome: Outcome) -> Step {
+    let mut effects = vec![
+        Effect::ReleaseLocks,
+        Effect::DisposeBuild(Disposition::Delete),
+    ];
+    match facts.post_build_hook {
+        PostBuildHook::None => end(effects, outcome),
+        PostBuildHook::Runs => {
+            effects.push(Effect::Announce(WaitReason::PostBuildHook));
+            effects.push(Effect::RunHook);
+            let outcome = Box::new(outcome);
+            let interest = Interest::Wanted;
+            live(recipe, Phase::RunningHook { outcome, interest }, effects)
+        }
+    }
+}
+
+/// Ends a goal after its hook. A hook that nobody waited for any more was killed, or was quicker.
+fn hook_ended(facts: &Facts, built: Outcome, interest: Interest, failure: Option<String>) -> Step {
+    let mut outcome = match (failure, interest) {
+        (None, _) => return end(vec![], built),
+        (Some(_), Interest::Gone) => cancelled(facts),
+        (Some(message), Interest::Wanted) => Outcome::failure(Status::MiscFailure, message),
+    };
+    outcome.build_times = built.build_times;
+    outcome.n_rounds = built.n_rounds;
+    end(vec![], outcome)
 }
 
 /// Ends a build that failed: its directories go, or are kept for the user (SPEC B12).

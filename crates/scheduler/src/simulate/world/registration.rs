@@ -1,10 +1,26 @@
 //! The pretended registry: outputs become valid, are refused, or are given up half-way.
 
 use super::{Goal, Violation, World};
-use crate::goal::derivation::Event;
+use crate::goal::derivation::{Event, PostBuildHook};
 use crate::goal::{GoalId, Status};
 
+/// Half of all goals have a hook.
+pub(super) fn post_build_hook(idx: usize) -> PostBuildHook {
+    if idx.is_multiple_of(2) {
+        PostBuildHook::Runs
+    } else {
+        PostBuildHook::None
+    }
+}
+
 impl World<'_> {
+    /// Runs a hook, which may fail. One that is to be killed is always quicker.
+    pub(super) fn run_hook(&mut self, id: GoalId) {
+        let fails = self.random.chance(self.plan.chaos.outputs_refused);
+        let failure = fails.then(|| "pretended".to_owned());
+        self.answer(id, Event::HookEnded { failure });
+    }
+
     /// Begins a registration; its outputs are valid when the answer arrives, if it says so.
     pub(super) fn register(&mut self, id: GoalId) {
         let event = if self.random.chance(self.plan.chaos.outputs_refused) {
