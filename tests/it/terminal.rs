@@ -181,17 +181,21 @@ fn a_warning_stands_above_the_view_and_does_not_tear_it() {
     }
     let store = TestStore::new();
     store.signals().pipes(&["go", "later"]);
-    // Something that is warned of as it begins, while something else is being shown.
+    // Something that is warned of as it is registered, while something else is being shown.
     let drvs = store.instantiate(
         r#"
         let first = mk "a-first" "read word < /signals/go; echo made > $out" { };
         in [
           first
           (mk "b-second" "read word < /signals/later; echo made > $out" { })
-          (mk "c-warned" "echo made > $out" { input = first; disallowedReferences = [ ]; })
+          (mk "c-warned" "echo ${first} > $out" {
+            outputHashAlgo = "sha256";
+            outputHash = builtins.hashString "sha256"
+              (builtins.unsafeDiscardStringContext "${first}\n");
+          })
         ]"#,
     );
-    let mut terminal = Terminal::open(24, 200);
+    let mut terminal = Terminal::open(24, 400);
     let goalctl = store
         .build_with_signals(&drvs[0])
         .args(&drvs[1..])
@@ -201,7 +205,9 @@ fn a_warning_stands_above_the_view_and_does_not_tear_it() {
     let open = store.signals().release("go");
     let rows =
         terminal.await_rows(|rows| view(rows).first() == Some(&"2 built, 1 running, 0 waiting"));
-    let warnings = rows.iter().filter(|row| row.contains("is not checked yet"));
+    let warnings = rows
+        .iter()
+        .filter(|row| row.contains("refers to '/nix/store/"));
     assert_eq!(warnings.count(), 1, "{rows:#?}");
     let summaries = rows.iter().filter(|row| is_summary(row));
     assert_eq!(summaries.count(), 1, "{rows:#?}");
