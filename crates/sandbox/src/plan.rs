@@ -11,7 +11,7 @@ use store_model::settings::SandboxPath;
 
 use crate::spec::{
     Identity, Inputs, Isolation, Kvm, NestedNamespaces, Network, SANDBOX_GID, SANDBOX_UID,
-    SandboxSpec, SandboxView, Switch,
+    SandboxSpec, SandboxView, Switch, View,
 };
 
 /// What `sandbox-init` does for one build.
@@ -27,6 +27,19 @@ pub(crate) struct Plan {
     pub(crate) inner: Vec<InnerStep>,
     /// Who the builder's descendants are.
     pub(crate) descendants: Descendants,
+}
+
+impl Plan {
+    /// Returns the name of what is mounted for the builder to read.
+    pub(crate) fn view(&self) -> Option<View> {
+        self.outer.iter().find_map(|step| {
+            if let Step::MountStore { view, .. } = step {
+                Some(*view)
+            } else {
+                None
+            }
+        })
+    }
 }
 
 /// A namespace that the kernel can make new.
@@ -165,14 +178,18 @@ pub(crate) enum Step {
         /// The inputs' base names.
         names: Vec<String>,
     },
-    /// Shows store objects on their mount points, read-only.
-    BindInputs {
+    /// Shows the builder's store, and in it store objects on their mount points, read-only.
+    MountStore {
+        /// The builder's store on the host, which has the mount points.
+        scratch: PathBuf,
         /// The store's real directory.
         source: PathBuf,
         /// Where the store is in the sandbox.
         target: PathBuf,
         /// The inputs' base names.
         names: Vec<String>,
+        /// Names all of that: what was mounted for it before can be used again.
+        view: View,
     },
     /// Lays an overlay over the host's store directory in this mount namespace.
     OverlayStore {
@@ -391,14 +408,17 @@ fn store(view: &SandboxView) -> Vec<Step> {
                 names: names.clone(),
             },
         ],
-        Inputs::Mounted(names) => vec![
-            bind_own(&view.scratch_store, &view.store_dir),
-            Step::BindInputs {
+        Inputs::Mounted { names, view: known } => vec![
+            directory(&view.store_dir, 0o755),
+            Step::MountStore {
+                scratch: view.scratch_store.clone(),
                 source: view.real_store_dir.clone(),
                 target: view.store_dir.clone(),
                 names: names.clone(),
+                view: *known,
             },
         ],
+        Inputs::None => vec![bind_own(&view.scratch_store, &view.store_dir)],
     }
 }
 
