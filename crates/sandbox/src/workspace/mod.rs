@@ -190,11 +190,8 @@ impl Places {
                 let idle = idle.and_then(|idle| idle.take_up(&self.store, drv_path, owner).ok());
                 let mut store = idle.map_or_else(create, Ok)?;
                 store.show(&self.store, inputs)?;
-                let mounted = inputs
-                    .iter()
-                    .filter(|(_, input)| matches!(input, Input::Mounted(_)))
-                    .map(|(name, _)| name.clone());
-                Ok((store, Inputs::Mounted(mounted.collect())))
+                let (names, view) = store.mounted();
+                Ok((store, Inputs::Mounted { names, view }))
             }
         }
     }
@@ -234,7 +231,7 @@ impl Workspace {
             .and_then(|idle| idle.take_up(builds, drv_path, owner).ok())
             .map_or_else(|| BuildPlace::create(builds, drv_path, owner), Ok)?;
         let mut store = None;
-        let mut inputs = Inputs::Mounted(Vec::new());
+        let mut inputs = Inputs::None;
         let (path, directory) = match place {
             ScratchPlace::InStore(_) => {
                 let kinds = scratch_store::classify(&places.store, input_names)?;
@@ -330,7 +327,7 @@ impl Workspace {
         let build = build.clear(&places.builds, reuse);
         drop(build.and_then(|build| places.idle(|idle| idle.put_build(build))));
         // The kernel leaves traces of an overlay in its layers.
-        if let (Some(store), Inputs::Mounted(_)) = (store, inputs) {
+        if let (Some(store), Inputs::Mounted { .. }) = (store, inputs) {
             let store = store.clear(&places.builds);
             drop(store.and_then(|store| places.idle(|idle| idle.put_store(store))));
         }
