@@ -4,6 +4,7 @@ mod harness;
 mod structure;
 
 mod bad_input;
+mod build_users;
 mod builders;
 mod commands;
 mod cooperation;
