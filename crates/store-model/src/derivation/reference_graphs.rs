@@ -24,6 +24,9 @@ use crate::{Derivation, Error, PathInfo, StoreDir, StorePath};
 /// The attribute.
 const ATTRIBUTE: &str = "exportReferencesGraph";
 
+/// What is known of every path in some graphs, by the graph's name.
+pub type GraphInfos = BTreeMap<String, BTreeMap<StorePath, PathInfo>>;
+
 /// The graphs that a derivation wants.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ReferenceGraphs {
@@ -91,7 +94,9 @@ fn unstructured_roots(
         let Some(name) = file_name(name) else {
             return Err(refuse("has an invalid file name"));
         };
-        let root = root_of(path, store_dir).map_err(|_| refuse("contains a non-store path"))?;
+        let root = store_dir
+            .parse_inside(path)
+            .map_err(|_| refuse("contains a non-store path"))?;
         // Of two graphs of one name, the second overwrites the first one's file.
         roots.insert(name, [root].into());
     }
@@ -105,14 +110,6 @@ fn file_name(name: &[u8]) -> Option<String> {
     let is_other = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
     let is_allowed = name.as_bytes().first().is_some_and(is_first) && name.bytes().all(is_other);
     is_allowed.then(|| name.to_owned())
-}
-
-/// Returns the store object that a path leads to or into.
-fn root_of(path: &[u8], store_dir: &StoreDir) -> Result<StorePath, Error> {
-    let prefix_len = store_dir.as_str().len() + 1;
-    let inside = path.get(prefix_len..).unwrap_or_default();
-    let name_len = inside.find_byte(b'/').unwrap_or(inside.len());
-    store_dir.parse_bytes(&path[..path.len().min(prefix_len + name_len)])
 }
 
 /// Reads a set of graphs, each a path or a list of them; lists within lists, which Nix 2.8
