@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use registry::{QueryClosure, QueryGraphs, QueryValidPaths};
 use store_model::derivation::reference_graphs::{GraphInfos, ReferenceGraphs};
-use store_model::settings::SandboxMode;
 use store_model::{Derivation, Settings, StoreDir, StorePath};
 
 use crate::error::chain;
+use crate::goal::Status;
 use crate::goal::derivation::Event;
 use crate::ports::Ports;
 
@@ -58,8 +58,17 @@ async fn query_graphs(
     derivation: &Derivation,
     input_closure: &BTreeSet<StorePath>,
 ) -> Result<GraphInfos, Event> {
-    let rejected = |error: store_model::Error| Event::InputRejected {
-        message: chain(&error),
+    let rejected = |error: store_model::Error| {
+        // As Nix has it, an attribute of the wrong type is not a rejection of the derivation.
+        let is_rejection = matches!(error, store_model::Error::InvalidDerivation { .. });
+        refused(
+            if is_rejection {
+                Status::InputRejected
+            } else {
+                Status::MiscFailure
+            },
+            &error,
+        )
     };
     let attributes = derivation.attributes().map_err(rejected)?;
     let graphs = ReferenceGraphs::read(&attributes, &ports.store_dir).map_err(rejected)?;
@@ -69,7 +78,10 @@ async fn query_graphs(
     graphs
         .check_inputs(derivation, input_closure)
         .map_err(rejected)?;
-    answered(ports.query_graphs.send(QueryGraphs { graphs }).await)
+    match ports.query_graphs.send(QueryGraphs { graphs }).await {
+        Ok(answer) => answer.map_err(|error| refused(Status::MiscFailure, &error)),
+        Err(error) => answered(Err(error)),
+    }
 }
 
 /// Asks for the closure of the store objects among `sandbox-paths`. What is not valid is a path of
@@ -88,13 +100,17 @@ async fn query_shown(ports: &Ports, settings: &Settings) -> Result<BTreeSet<Stor
 }
 
 fn shown_objects(settings: &Settings, store_dir: &StoreDir) -> Vec<StorePath> {
-    if settings.sandbox == SandboxMode::Never {
-        return Vec::new();
-    }
     let sources = settings.sandbox_paths.iter().map(|path| &path.source);
     sources
         .filter_map(|source| store_dir.parse_inside(source.as_os_str().as_bytes()).ok())
         .collect()
+}
+
+fn refused(status: Status, error: &dyn std::error::Error) -> Event {
+    Event::SurroundingsRefused {
+        status,
+        message: chain(error),
+    }
 }
 
 /// Makes one failure of a question's two.

@@ -39,8 +39,9 @@ impl ReferenceGraphs {
     /// Reads what a derivation wants.
     ///
     /// # Errors
-    /// [`Error::Attribute`]: a word without its partner, a name that no file should have, or
-    /// something that is no store path.
+    /// [`Error::InvalidDerivation`]: a word without its partner, or something beside a name that is
+    /// no store path. [`Error::Attribute`]: a name that no file should have, or, where attributes
+    /// are structured, something that is no store path. So does Nix tell them apart.
     pub fn read(attributes: &Attributes<'_>, store_dir: &StoreDir) -> Result<Self, Error> {
         let roots = if attributes.structured().is_some() {
             structured_roots(attributes, store_dir)?
@@ -83,20 +84,21 @@ fn unstructured_roots(
     let mut roots = BTreeMap::new();
     let text = attributes.text(ATTRIBUTE)?.unwrap_or_default();
     let all_words: Vec<&[u8]> = words(&text).collect();
+    let invalid = |reason: String| Error::InvalidDerivation {
+        drv_name: attributes.derivation().name.clone(),
+        reason: format!("its '{ATTRIBUTE}' {reason}"),
+    };
     let (pairs, []) = all_words.as_chunks() else {
-        return Err(attributes.refuse(ATTRIBUTE, "has an odd number of words"));
+        return Err(invalid("has an odd number of words".to_owned()));
     };
     for [name, path] in pairs {
-        let refuse = |rule: &str| {
-            let word = if rule.contains("name") { name } else { path };
-            attributes.refuse(ATTRIBUTE, format!("{rule} '{}'", word.as_bstr()))
-        };
         let Some(name) = file_name(name) else {
-            return Err(refuse("has an invalid file name"));
+            let reason = format!("has an invalid file name '{}'", name.as_bstr());
+            return Err(attributes.refuse(ATTRIBUTE, reason));
         };
         let root = store_dir
             .parse_inside(path)
-            .map_err(|_| refuse("contains a non-store path"))?;
+            .map_err(|_| invalid(format!("contains a non-store path '{}'", path.as_bstr())))?;
         // Of two graphs of one name, the second overwrites the first one's file.
         roots.insert(name, [root].into());
     }

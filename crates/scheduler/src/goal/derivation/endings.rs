@@ -114,12 +114,8 @@ pub(super) fn failure(facts: &Facts, recipe: &Recipe, ending: &BuilderEnding) ->
     }
 }
 
-/// Ends a goal whose derivation asks for surroundings that no builder can have (SPEC C7).
-pub(super) fn input_rejected(facts: &Facts, message: &str) -> Outcome {
-    Outcome::failure(Status::InputRejected, while_setting_up(facts, message))
-}
-
-fn while_setting_up(facts: &Facts, message: &str) -> String {
+/// Says that a builder never ran, and why.
+pub(super) fn while_setting_up(facts: &Facts, message: &str) -> String {
     let drv_path = &facts.printed_path;
     format!("while setting up the build environment of '{drv_path}': {message}")
 }

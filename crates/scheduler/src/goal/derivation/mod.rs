@@ -234,7 +234,9 @@ pub enum Event {
     /// The registry gave the closure of the inputs, and what else surrounds the builder.
     ClosureQueried,
     /// The derivation asks for surroundings that it cannot have.
-    InputRejected {
+    SurroundingsRefused {
+        /// In which way.
+        status: Status,
         /// Why.
         message: String,
     },

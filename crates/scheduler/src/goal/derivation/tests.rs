@@ -416,7 +416,8 @@ fn a_service_that_fails_ends_the_goal_and_gives_everything_back() {
 
 #[test]
 fn a_derivation_that_asks_for_what_it_cannot_have_is_rejected_before_it_asks_for_a_slot() {
-    let rejected = Event::InputRejected {
+    let rejected = Event::SurroundingsRefused {
+        status: Status::InputRejected,
         message: "not an input".to_owned(),
     };
     let required = Event::InputsRequired {
