@@ -16,6 +16,7 @@ mod interruption;
 mod library;
 mod panics;
 mod scarcity;
+mod surroundings;
 mod terminal;
 
 mod guard;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use actix::Message;
 use store_model::derivation::IngestionMethod;
+use store_model::derivation::reference_graphs::{GraphInfos, ReferenceGraphs};
 use store_model::{Derivation, Hash, OutputName, PathInfo, StorePath};
 
 use crate::path_lock::HeldLocks;
@@ -37,6 +38,18 @@ pub struct QueryValidPaths {
 pub struct QueryClosure {
     /// Where to start. An invalid one is an error that names it.
     pub roots: BTreeSet<StorePath>,
+}
+
+/// Asked by goals whose derivation wants `exportReferencesGraph`: every path of each graph, with
+/// what is known of it.
+///
+/// A graph is the closure of its roots and of the outputs of the derivations in that. A root or
+/// such an output that is not valid is an error that names it.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<GraphInfos, Error>")]
+pub struct QueryGraphs {
+    /// The roots by the graph's name.
+    pub graphs: ReferenceGraphs,
 }
 
 /// Asked by goals: the parsed and checked contents of a valid `.drv`.

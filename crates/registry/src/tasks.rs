@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use store_model::derivation::reference_graphs::{GraphInfos, ReferenceGraphs};
 use store_model::{PathInfo, StorePath};
 use tokio::sync::oneshot;
 
@@ -184,6 +185,33 @@ pub(crate) async fn good_paths(
         }
     }
     Ok(good)
+}
+
+/// Collects the paths of each graph, with what is known of them.
+pub(crate) async fn graphs(queues: Queues, graphs: ReferenceGraphs) -> Result<GraphInfos, Error> {
+    let mut collected = GraphInfos::new();
+    for (name, mut roots) in graphs.roots {
+        let asked_for = roots.clone();
+        let closure = queues
+            .read(move |database| query::closure(database, asked_for))
+            .await?;
+        let of_derivations = queues
+            .derivations
+            .run(move |derivations| {
+                let mut outputs = BTreeSet::new();
+                for path in closure.iter().filter(|path| path.is_derivation()) {
+                    outputs.extend(derivations.graph_outputs(path)?);
+                }
+                Ok::<_, Error>(outputs)
+            })
+            .await?;
+        roots.extend(of_derivations);
+        let infos = queues
+            .read(move |database| query::closure_infos(database, roots))
+            .await?;
+        collected.insert(name, infos);
+    }
+    Ok(collected)
 }
 
 /// Removes what lies at invalid paths.

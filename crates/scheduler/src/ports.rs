@@ -2,8 +2,8 @@
 
 use actix::{Recipient, WeakRecipient};
 use registry::{
-    AddTempRoots, AwaitLock, DiscardInvalidPaths, QueryClosure, QueryDerivation, QueryValidPaths,
-    RegisterOutputs, TryLockOutputs,
+    AddTempRoots, AwaitLock, DiscardInvalidPaths, QueryClosure, QueryDerivation, QueryGraphs,
+    QueryValidPaths, RegisterOutputs, TryLockOutputs,
 };
 use sandbox::{CancelBuild, DisposeBuild, StartBuild};
 use store_model::StoreDir;
@@ -27,6 +27,8 @@ pub struct Ports {
     pub query_valid_paths: Recipient<QueryValidPaths>,
     /// To the registry.
     pub query_closure: Recipient<QueryClosure>,
+    /// To the registry.
+    pub query_graphs: Recipient<QueryGraphs>,
     /// To the registry.
     pub discard_invalid_paths: Recipient<DiscardInvalidPaths>,
     /// To the registry.

@@ -60,6 +60,7 @@ impl Services {
             query_derivation: self.store.clone().recipient(),
             query_valid_paths: self.store.clone().recipient(),
             query_closure: self.store.clone().recipient(),
+            query_graphs: self.store.clone().recipient(),
             discard_invalid_paths: self.store.clone().recipient(),
             register_outputs: self.store.clone().recipient(),
             try_lock_outputs: self.locks.clone().recipient(),

@@ -4,15 +4,16 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use actix::{Actor, Context, Handler, ResponseFuture};
+use store_model::derivation::reference_graphs::GraphInfos;
 use store_model::{Derivation, PathInfo, StorePath};
 use tokio::sync::oneshot;
 
 use crate::db::{Database, query};
 use crate::messages::{
     AddIndirectRoot, AddPath, AddTempRoots, AddText, Added, DiscardInvalidPaths,
-    QueryAllValidPaths, QueryClosure, QueryDerivation, QueryGoodPaths, QueryPathFromHashPart,
-    QueryPathInfo, QueryReferrers, QueryValidDerivers, QueryValidPaths, RegisterError,
-    RegisterOutputs, RootsLease, StopRegistry,
+    QueryAllValidPaths, QueryClosure, QueryDerivation, QueryGoodPaths, QueryGraphs,
+    QueryPathFromHashPart, QueryPathInfo, QueryReferrers, QueryValidDerivers, QueryValidPaths,
+    RegisterError, RegisterOutputs, RootsLease, StopRegistry,
 };
 use crate::services::{Pools, Queues};
 use crate::{Error, roots, tasks, workers};
@@ -83,6 +84,14 @@ impl Handler<QueryClosure> for StoreRegistry {
 
     fn handle(&mut self, question: QueryClosure, _: &mut Context<Self>) -> Self::Result {
         self.read(move |database| query::closure(database, question.roots))
+    }
+}
+
+impl Handler<QueryGraphs> for StoreRegistry {
+    type Result = Answer<GraphInfos>;
+
+    fn handle(&mut self, question: QueryGraphs, _: &mut Context<Self>) -> Self::Result {
+        self.run(|queues| tasks::graphs(queues, question.graphs))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Questions to the database. Each answers from one snapshot.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use rusqlite::{OptionalExtension as _, Row, params};
 use store_model::{NarHash, PathInfo, StorePath};
@@ -15,6 +15,11 @@ use crate::Error;
 /// The database cannot be read, or holds something that is no path metadata.
 pub(crate) fn path_info(database: &Database, path: &StorePath) -> Result<Option<PathInfo>, Error> {
     let _snapshot = database.begin_reading()?;
+    info_of(database, path)
+}
+
+/// Returns what is known about a path, from the caller's snapshot.
+fn info_of(database: &Database, path: &StorePath) -> Result<Option<PathInfo>, Error> {
     let found = database
         .connection
         .prepare_cached(
@@ -146,6 +151,31 @@ pub(crate) fn closure(
         }
     }
     Ok(closure)
+}
+
+/// Returns everything reachable from `roots` by references, themselves included, with what is
+/// known about it.
+///
+/// # Errors
+/// A root is not valid, or the database cannot be read.
+pub(crate) fn closure_infos(
+    database: &Database,
+    roots: BTreeSet<StorePath>,
+) -> Result<BTreeMap<StorePath, PathInfo>, Error> {
+    let _snapshot = database.begin_reading()?;
+    let mut infos = BTreeMap::new();
+    let mut frontier: Vec<StorePath> = roots.into_iter().collect();
+    while let Some(path) = frontier.pop() {
+        if infos.contains_key(&path) {
+            continue;
+        }
+        let info = info_of(database, &path)?.ok_or_else(|| Error::InvalidPath {
+            path: database.store_dir.print(&path),
+        })?;
+        frontier.extend(info.references.iter().cloned());
+        infos.insert(path, info);
+    }
+    Ok(infos)
 }
 
 /// Returns which valid paths refer to `path`.

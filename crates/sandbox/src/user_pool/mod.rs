@@ -151,7 +151,7 @@ impl UserPool {
         let mut taken = self.seats.lock();
         loop {
             if withdrawal.0.load(Ordering::Acquire) {
-                return Err(Error::NoUserWanted);
+                return Err(Error::GivenUp);
             }
             for (idx, account) in self.accounts.iter().enumerate() {
                 if taken.here.contains(&idx) || taken.elsewhere.contains(&idx) {

@@ -295,6 +295,16 @@ impl Workspace {
         &self.scratch
     }
 
+    /// Returns the directory in the store that is the sandbox's, where there is a sandbox.
+    pub(crate) fn chroot_dir(&self) -> Option<&Path> {
+        self.store.as_ref().and(self.scratch.path.parent())
+    }
+
+    /// Gives fewer of the directories to further builds.
+    pub(crate) fn limit_reuse(&mut self, reuse: Reuse) {
+        self.reuse = self.reuse.min(reuse);
+    }
+
     /// Writes files for the builder into its working directory.
     ///
     /// # Errors

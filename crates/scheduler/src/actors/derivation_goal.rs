@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use actix::prelude::*;
 use registry::{
-    CancelFlag, LockAttempt, LockHolder, OutputLocks, QueryClosure, RegisterOutputs, RootsLease,
-    ScratchStore, TryLockOutputs,
+    CancelFlag, LockAttempt, LockHolder, OutputLocks, RegisterOutputs, RootsLease, ScratchStore,
+    TryLockOutputs,
 };
 use sandbox::{
     BuildEvent, BuildExited, BuildId, BuildProgress, CancelBuild, DisposeBuild, Disposition,
@@ -20,6 +20,7 @@ use super::questions::{
     await_lock, discard_invalid_paths, load_derivation, query_outputs, register_outputs,
     scratch_outputs, warn_of_unchecked,
 };
+use super::surroundings::{Surroundings, query_surroundings};
 use crate::error::chain;
 use crate::events::{EventKind, LockOwner, WaitReason};
 use crate::goal::derivation::{BuilderEnding, Disk, Effect, Event, Facts, State};
@@ -50,7 +51,7 @@ pub(crate) struct DerivationGoal {
     inputs: Vec<Arc<Outcome>>,
     /// Outputs of inputs that have ended, where the closure starts.
     input_roots: BTreeSet<StorePath>,
-    input_closure: Arc<BTreeSet<StorePath>>,
+    surroundings: Surroundings,
     lease: Option<SlotLease>,
     locks: Option<OutputLocks>,
     build: Option<Build>,
@@ -89,7 +90,7 @@ impl DerivationGoal {
             roots: RootsLease::default(),
             inputs: Vec::new(),
             input_roots: BTreeSet::new(),
-            input_closure: Arc::default(),
+            surroundings: Surroundings::default(),
             lease: None,
             locks: None,
             build: None,
@@ -117,7 +118,7 @@ impl DerivationGoal {
                     LeaveInputs { goal: self.id },
                 );
             }
-            Effect::QueryClosure => self.query_closure(ctx),
+            Effect::QueryClosure => self.query_surroundings(ctx),
             Effect::RequestSlot => {
                 let request = RequestBuildSlot { goal: self.id };
                 tell(&self.ports.upward.request_slot, request);
@@ -251,19 +252,21 @@ impl DerivationGoal {
         }
     }
 
-    fn query_closure(&mut self, ctx: &mut Context<Self>) {
+    fn query_surroundings(&mut self, ctx: &mut Context<Self>) {
+        let Some(derivation) = self.derivation.clone() else {
+            return;
+        };
         let roots = std::mem::take(&mut self.input_roots);
-        let ports = Arc::clone(&self.ports);
-        let answer = async move { ports.query_closure.send(QueryClosure { roots }).await }
+        let (ports, settings) = (Arc::clone(&self.ports), Arc::clone(&self.settings));
+        let answer = query_surroundings(ports, derivation, settings, roots)
             .into_actor(self)
             .map(|answer, goal, ctx| {
                 let event = match answer {
-                    Ok(Ok(closure)) => {
-                        goal.input_closure = Arc::new(closure);
+                    Ok(surroundings) => {
+                        goal.surroundings = surroundings;
                         Event::ClosureQueried
                     }
-                    Ok(Err(error)) => service_failed(&error),
-                    Err(error) => service_failed(&error),
+                    Err(event) => event,
                 };
                 goal.advance(event, ctx);
             });
@@ -333,7 +336,8 @@ impl DerivationGoal {
             build_id,
             drv_path: self.facts.drv_path.clone(),
             derivation,
-            input_paths: Arc::clone(&self.input_closure),
+            input_paths: Arc::clone(&self.surroundings.visible_paths),
+            graphs: Arc::clone(&self.surroundings.graphs),
             settings: Arc::clone(&self.settings),
             observer: ctx.address().recipient(),
         };
@@ -389,7 +393,7 @@ impl DerivationGoal {
         let Some(derivation) = self.derivation.clone() else {
             return;
         };
-        let mut candidates = BTreeSet::clone(&self.input_closure);
+        let mut candidates = BTreeSet::clone(&self.surroundings.input_closure);
         candidates.extend(derivation.known_outputs().map(|(_, path)| path.clone()));
         let register = RegisterOutputs {
             drv_path: self.facts.drv_path.clone(),

@@ -4,6 +4,7 @@ mod derivation_goal;
 mod path_goal;
 mod questions;
 mod scheduler;
+mod surroundings;
 
 pub(crate) use derivation_goal::DerivationGoal;
 pub(crate) use path_goal::PathGoal;

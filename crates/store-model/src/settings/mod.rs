@@ -137,6 +137,8 @@ pub struct Settings {
     pub impersonate_linux_26: bool,
     /// Prefixes that `__impureHostDeps` may name (`allowed-impure-host-deps`).
     pub allowed_impure_host_deps: BTreeSet<PathBuf>,
+    /// A program that may show further host paths to each builder (`pre-build-hook`).
+    pub pre_build_hook: Option<PathBuf>,
     /// The launcher, if it is not beside the running program (`sandbox-init`).
     pub sandbox_init: Option<PathBuf>,
     /// Whether contents are on disk before a path is valid (`fsync-store-paths`).
@@ -182,6 +184,7 @@ impl Default for Settings {
             allow_nested_userns: true,
             impersonate_linux_26: false,
             allowed_impure_host_deps: BTreeSet::new(),
+            pre_build_hook: None,
             sandbox_init: None,
             fsync_store_paths: true,
             metadata_sync: MetadataSync::Durable,

@@ -4,7 +4,7 @@
 //! Idle ─► LoadingDerivation ─► CheckingOutputs ─────────────────────────────► AlreadyValid
 //!                                  │ some are invalid: all will be made
 //!                                  ▼
-//!                     RequiringInputs ─► AwaitingInputs ─► QueryingClosure
+//!                     RequiringInputs ─► AwaitingInputs ─► QueryingClosure ─► failed
 //!                                                   │
 //!                                              AwaitingSlot ◄── CheckingAgain
 //!                                                   │ slot          ▲ lock was free
@@ -231,8 +231,15 @@ pub enum Event {
     },
     /// An input ended.
     InputFinished(InputEnding),
-    /// The registry gave the closure of the inputs.
+    /// The registry gave the closure of the inputs, and what else surrounds the builder.
     ClosureQueried,
+    /// The derivation asks for surroundings that it cannot have.
+    SurroundingsRefused {
+        /// In which way.
+        status: Status,
+        /// Why.
+        message: String,
+    },
     /// The scheduler lent a slot.
     SlotGranted(SlotId),
     /// The lock keeper gave all locks.
@@ -286,7 +293,7 @@ pub enum Effect {
     RequireInputs,
     /// Stop waiting for inputs.
     LeaveInputs,
-    /// Ask for the closure of the inputs.
+    /// Ask for the closure of the inputs, and for what else surrounds the builder.
     QueryClosure,
     /// Queue for a slot.
     RequestSlot,

@@ -415,6 +415,26 @@ fn a_service_that_fails_ends_the_goal_and_gives_everything_back() {
 }
 
 #[test]
+fn a_derivation_that_asks_for_what_it_cannot_have_is_rejected_before_it_asks_for_a_slot() {
+    let rejected = Event::SurroundingsRefused {
+        status: Status::InputRejected,
+        message: "not an input".to_owned(),
+    };
+    let required = Event::InputsRequired {
+        n_pending: 0,
+        ended: vec![],
+    };
+    let said = transcript(
+        &facts(),
+        [started(), loaded(), invalid(&["out"]), required, rejected],
+    );
+    let last = said.lines().last().unwrap_or_default();
+    assert!(last.contains("Finish(InputRejected: "), "{said}");
+    assert!(last.contains("not an input"), "{said}");
+    assert!(!said.contains("RequestSlot"), "{said}");
+}
+
+#[test]
 fn every_verdict_has_the_status_that_the_exit_status_is_made_of() {
     use std::time::Duration;
     let verdicts = [
@@ -444,6 +464,13 @@ fn every_verdict_has_the_status_that_the_exit_status_is_made_of() {
             BuildVerdict::SetupFailed {
                 message: "not now".to_owned(),
                 fault: SetupFault::Passing,
+            },
+            1,
+        ),
+        (
+            BuildVerdict::SetupFailed {
+                message: "not here".to_owned(),
+                fault: SetupFault::Refused,
             },
             1,
         ),

@@ -7,7 +7,7 @@ use sandbox::{BuildVerdict, Disposition};
 use store_model::OutputName;
 use store_model::wanted_outputs::WantedOutputs;
 
-use super::endings::{cancelled, dependency_failed, failure, quote_log};
+use super::endings::{cancelled, dependency_failed, failure, quote_log, while_setting_up};
 use super::{
     AfterFailure, BuilderEnding, Disk, Effect, Event, Facts, InputFailures, KeepFailed,
     LocalBuilds, Phase, State,
@@ -83,6 +83,10 @@ impl Phase {
                 inputs_changed(facts, recipe, n_pending - 1, failures)
             }
             (Self::QueryingClosure, Event::ClosureQueried) => await_slot(recipe),
+            (Self::QueryingClosure, Event::SurroundingsRefused { status, message }) => {
+                let message = while_setting_up(facts, &message);
+                end(vec![], Outcome::failure(status, message))
+            }
             (Self::AwaitingSlot, Event::SlotGranted(slot)) => {
                 live(recipe, Self::Locking(slot), vec![Effect::TryLocks])
             }

@@ -86,6 +86,11 @@ pub(super) const OPTIONS: &[SettingOption] = &[
         Field::Count(|s| &mut s.max_substitution_jobs),
     ),
     implemented(
+        "pre-build-hook",
+        &[],
+        Field::OptionalPath(|s| &mut s.pre_build_hook),
+    ),
+    implemented(
         "sandbox",
         &["build-use-chroot", "build-use-sandbox"],
         Field::Sandbox(|s| &mut s.sandbox),
@@ -158,13 +163,6 @@ pub(super) const OPTIONS: &[SettingOption] = &[
         &[""],
         "no program runs after a build, so nothing would be uploaded; \
          set 'post-build-hook =' to go on without it",
-    ),
-    refused(
-        "pre-build-hook",
-        &[],
-        &[""],
-        "no program adds to the sandbox before a build; \
-         set 'pre-build-hook =' and name the paths in 'sandbox-paths'",
     ),
     refused(
         "repeat",
