@@ -21,3 +21,4 @@ mod guard;
 mod hostility;
 mod isolation;
 mod races;
+mod repeated;

@@ -61,16 +61,17 @@ fn open_node<'a>(
         let target = rustix::fs::readlinkat(parent, name, Vec::new())?;
         return Ok(Node::Symlink(target.into_bytes().into()));
     }
-    let kind = match file_type {
-        FileType::Directory if depth < MAX_DEPTH => OFlags::DIRECTORY,
-        FileType::Directory => {
-            return Err(io::Error::other(format!(
-                "they are nested more than {MAX_DEPTH} directories deep"
-            )));
-        }
+    let kind = if file_type == FileType::RegularFile {
         // Should a pipe have taken the file's place, opening it must not wait for a writer.
-        FileType::RegularFile => OFlags::NONBLOCK,
-        other => return Err(io::Error::other(format!("one is {}", describe(other)))),
+        OFlags::NONBLOCK
+    } else if file_type != FileType::Directory {
+        return Err(io::Error::other(format!("one is {}", describe(file_type))));
+    } else if depth < MAX_DEPTH {
+        OFlags::DIRECTORY
+    } else {
+        return Err(io::Error::other(format!(
+            "they are nested more than {MAX_DEPTH} directories deep"
+        )));
     };
     let flags = kind | OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let opened = rustix::fs::openat(parent, name, flags, Mode::empty())?;
