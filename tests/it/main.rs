@@ -23,3 +23,4 @@ mod guard;
 mod hostility;
 mod isolation;
 mod races;
+mod repeated;

@@ -11,7 +11,8 @@ use crate::Error;
 use crate::db::query;
 use crate::ingest::NewText;
 use crate::messages::{
-    AddPath, AddText, Added, LockAttempt, OutputLocks, RegisterError, RegisterOutputs, RootsLease,
+    AddPath, AddText, Added, Comparand, CompareOutputs, Compared, LockAttempt, OutputLocks,
+    RegisterError, RegisterOutputs, RootsLease,
 };
 use crate::services::Queues;
 
@@ -29,6 +30,33 @@ pub(crate) async fn register_outputs(
         Ok(registered) => registered,
         Err(_) => Err(lost().into()),
     }
+}
+
+/// Compares a build's outputs with those of an earlier one.
+pub(crate) async fn compare_outputs(
+    queues: Queues,
+    request: CompareOutputs,
+) -> Result<Compared, RegisterError> {
+    let paths: Vec<StorePath> = match request.with {
+        Comparand::Valid => {
+            let outputs = request.candidate.outputs.iter();
+            outputs.map(|output| output.path.clone()).collect()
+        }
+        Comparand::Nothing | Comparand::Round(_) => Vec::new(),
+    };
+    let valid = queues
+        .read(move |database| {
+            let infos = paths.iter().map(|path| query::path_info(database, path));
+            infos.collect::<Result<Vec<_>, _>>()
+        })
+        .await?;
+    let valid: Vec<PathInfo> = valid.into_iter().flatten().collect();
+    let (reply, answer) = oneshot::channel();
+    queues
+        .ingest
+        .submit(move |ingest| ingest.compare_outputs(request, &valid, reply))
+        .await?;
+    answer.await.unwrap_or_else(|_| Err(lost().into()))
 }
 
 /// Adds a text.

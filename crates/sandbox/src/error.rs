@@ -104,6 +104,12 @@ pub enum Error {
         /// The output's name.
         output: String,
     },
+    /// Going on would let a builder write to what is valid.
+    #[error("output '{path}' is valid, and without the sandbox its builder would write over it")]
+    ValidOutput {
+        /// The output.
+        path: String,
+    },
     /// Going on would run outside the sandbox what the user wants inside.
     #[error("'__noChroot' is set, but that is not allowed when 'sandbox' is 'true'")]
     SandboxRequired,
@@ -169,7 +175,8 @@ impl Error {
             | Self::NulByte { .. }
             | Self::Builtin { .. }
             | Self::UnknownOutputPath { .. }
-            | Self::OutputPath { .. } => SetupFault::Lasting,
+            | Self::OutputPath { .. }
+            | Self::ValidOutput { .. } => SetupFault::Lasting,
         }
     }
 

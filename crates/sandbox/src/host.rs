@@ -137,6 +137,9 @@ impl Host {
             (Confinement::Unsandboxed, true) => ScratchPlace::BesideBuild,
             (Confinement::Unsandboxed, false) => ScratchPlace::StoreItself,
         };
+        if let ScratchPlace::StoreItself = place {
+            self.refuse_to_overwrite(request)?;
+        }
         let inputs = request.input_paths.iter().map(StorePath::base_name);
         let (places, drv_path) = (&self.places, &request.drv_path);
         let mut workspace = Workspace::create(places, drv_path, inputs, place, owner, user)?;
@@ -293,6 +296,21 @@ impl Host {
                 scratch_output_path(store_dir, drv_path, derivation, name, output).ok()
             })
             .collect()
+    }
+
+    /// Refuses a builder that would work on valid outputs: those that are not were removed before.
+    fn refuse_to_overwrite(&self, request: &StartBuild) -> Result<(), Error> {
+        let outputs = self.scratch_outputs(request);
+        let is_there = |output: &&StorePath| {
+            let path = self.layout.real_store_dir.join(output.base_name());
+            path.symlink_metadata().is_ok()
+        };
+        match outputs.iter().find(is_there) {
+            None => Ok(()),
+            Some(output) => Err(Error::ValidOutput {
+                path: self.layout.store_dir.print(output),
+            }),
+        }
     }
 
     fn view(

@@ -133,6 +133,10 @@ pub struct ScratchOutputs {
     pub path: PathBuf,
     /// The uid that must own every file in it.
     pub builder_uid: u32,
+    /// The group that its builder had.
+    pub builder_gid: u32,
+    /// Where its builder worked, as the host names it.
+    pub build_dir: PathBuf,
 }
 
 /// Why a build ended.

@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use actix::prelude::*;
 use registry::{LockKeeper, StopRegistry, StoreRegistry};
@@ -63,12 +64,14 @@ impl Services {
             query_graphs: self.store.clone().recipient(),
             discard_invalid_paths: self.store.clone().recipient(),
             register_outputs: self.store.clone().recipient(),
+            compare_outputs: self.store.clone().recipient(),
             try_lock_outputs: self.locks.clone().recipient(),
             await_lock: self.locks.clone().recipient(),
             start_build: self.sandbox.clone().recipient(),
             cancel_build: self.sandbox.clone().recipient(),
             dispose_build: self.sandbox.clone().recipient(),
             upward,
+            n_builds: AtomicU64::new(0),
         }
     }
 

@@ -250,16 +250,19 @@ impl Workspace {
                 Arc::clone(&places.store.directory),
             ),
         };
+        let scratch = ScratchOutputs {
+            dir: directory,
+            path,
+            builder_uid: owner.uid,
+            builder_gid: owner.gid,
+            build_dir: build.build_dir(),
+        };
         Ok(Self {
             places: Arc::clone(places),
             build,
             store,
             inputs,
-            scratch: ScratchOutputs {
-                dir: directory,
-                path,
-                builder_uid: owner.uid,
-            },
+            scratch,
             reuse,
             _user: user,
         })

@@ -6,15 +6,16 @@ use std::sync::Arc;
 
 use actix::prelude::*;
 use registry::{
-    CancelFlag, LockAttempt, LockHolder, OutputLocks, RegisterOutputs, RootsLease, ScratchStore,
-    TryLockOutputs,
+    CancelFlag, LockAttempt, LockHolder, OutputLocks, RegisterOutputs, RootsLease, RoundOutputs,
+    ScratchStore, TryLockOutputs,
 };
 use sandbox::{
-    BuildEvent, BuildExited, BuildId, BuildProgress, CancelBuild, DisposeBuild, Disposition,
-    ScratchOutputs, StartBuild,
+    BuildEvent, BuildExited, BuildId, BuildProgress, CancelBuild, Disposition, ScratchOutputs,
+    StartBuild,
 };
 use store_model::wanted_outputs::WantedOutputs;
 use store_model::{Derivation, OutputName, Settings, StorePath};
+use tokio::sync::oneshot;
 
 use super::questions::{
     await_lock, discard_invalid_paths, load_derivation, query_outputs, register_outputs,
@@ -22,16 +23,19 @@ use super::questions::{
 };
 use super::surroundings::{Surroundings, query_surroundings};
 use crate::error::chain;
-use crate::events::{EventKind, LockOwner, WaitReason};
+use crate::events::{EventKind, LockOwner, Round, WaitReason};
 use crate::goal::derivation::{BuilderEnding, Disk, Effect, Event, Facts, State};
 use crate::goal::recipe::Recipe;
-use crate::goal::{BuildTimes, GoalId, GoalKey, Outcome, Status};
+use crate::goal::{BuildMode, BuildTimes, GoalId, GoalKey, Outcome, Status};
 use crate::messages::{
     BuildSlotGranted, CancelGoal, ForcePanic, GoalEnded, GoalNews, InputFinished, InputsRequired,
     LeaveInputs, RequestBuildSlot, RequireInputs, ServiceLost, SlotLease, WidenGoal,
     WithdrawSlotRequest,
 };
 use crate::ports::{Ports, tell};
+
+mod comparison;
+mod disposal;
 
 /// Brings the outputs of one derivation about.
 pub(crate) struct DerivationGoal {
@@ -55,6 +59,12 @@ pub(crate) struct DerivationGoal {
     lease: Option<SlotLease>,
     locks: Option<OutputLocks>,
     build: Option<Build>,
+    /// Which of its builds the last one is.
+    round: Round,
+    /// What the rounds so far have made.
+    earlier_rounds: Option<RoundOutputs>,
+    /// Dropped to kill the diff hook.
+    diff_hook: Option<oneshot::Sender<()>>,
     outcome: Option<Outcome>,
 }
 
@@ -62,6 +72,8 @@ pub(crate) struct DerivationGoal {
 struct Build {
     id: BuildId,
     scratch: Option<ScratchOutputs>,
+    /// Who owns the outputs if it is not the builder any more.
+    owner_uid: Option<u32>,
     has_exited: bool,
     /// Raised when its outputs need not be registered any more.
     cancel_registration: CancelFlag,
@@ -94,6 +106,9 @@ impl DerivationGoal {
             lease: None,
             locks: None,
             build: None,
+            round: Round { number: 1, of: 1 },
+            earlier_rounds: None,
+            diff_hook: None,
             outcome: None,
         }
     }
@@ -132,10 +147,16 @@ impl DerivationGoal {
             Effect::AwaitLock(path) => self.await_lock(path, ctx),
             Effect::ReleaseLocks => self.locks = None,
             Effect::DiscardInvalidPaths => self.discard_invalid_paths(ctx),
-            Effect::StartBuild => self.start_build(ctx),
+            Effect::StartBuild(round) => self.start_build(round, ctx),
             Effect::CancelBuild => self.cancel_build(),
             Effect::RegisterOutputs(names) => self.register_outputs(&names, ctx),
+            Effect::CompareOutputs(names, comparison) => {
+                self.compare_outputs(&names, comparison, ctx);
+            }
             Effect::CancelRegistration => self.cancel_registration(),
+            Effect::RunDiffHook(shown) => self.run_diff_hook(shown, ctx),
+            Effect::StopDiffHook => self.diff_hook = None,
+            Effect::Warn(message) => tracing::warn!("{message}"),
             Effect::DisposeBuild(Disposition::Delete) => self.delete_build(),
             Effect::DisposeBuild(Disposition::Keep) => self.keep_build(ctx),
             Effect::Announce(reason) => self.announce(EventKind::Waiting { reason }),
@@ -224,7 +245,8 @@ impl DerivationGoal {
         };
         let derivations = derivation.input_derivations.iter().map(|(path, names)| {
             let wanted = WantedOutputs::These(names.clone());
-            (GoalKey::Derivation(path.clone()), wanted)
+            // Only what is checked itself is built though it is valid.
+            (GoalKey::Derivation(path.clone(), BuildMode::Normal), wanted)
         });
         let sources = derivation
             .input_sources
@@ -320,15 +342,17 @@ impl DerivationGoal {
         self.ask(discard_invalid_paths(ports, paths), ctx);
     }
 
-    fn start_build(&mut self, ctx: &mut Context<Self>) {
+    fn start_build(&mut self, round: Round, ctx: &mut Context<Self>) {
         let Some(derivation) = self.derivation.clone() else {
             return;
         };
         warn_of_unchecked(&self.facts.printed_path, &derivation);
-        let build_id = BuildId(self.id.as_build_number());
+        let build_id = self.ports.next_build_id();
+        self.round = round;
         self.build = Some(Build {
             id: build_id,
             scratch: None,
+            owner_uid: None,
             has_exited: false,
             cancel_registration: CancelFlag::default(),
         });
@@ -381,33 +405,34 @@ impl DerivationGoal {
         self.advance(Event::BuildExited(Box::new(ending)), ctx);
     }
 
-    fn register_outputs(&mut self, names: &BTreeSet<OutputName>, ctx: &mut Context<Self>) {
-        let registrable = self
-            .build
-            .as_ref()
-            .and_then(|build| Some((build.scratch.clone()?, build.cancel_registration.clone())));
-        let Some((scratch, cancel)) = registrable else {
-            let message = "the builder left no outputs directory".to_owned();
-            return self.advance(Event::ServiceFailed { message }, ctx);
-        };
-        let Some(derivation) = self.derivation.clone() else {
-            return;
-        };
+    /// Describes what the builder has left.
+    fn describe_outputs(&self, names: &BTreeSet<OutputName>) -> Option<RegisterOutputs> {
+        let build = self.build.as_ref()?;
+        let scratch = build.scratch.clone()?;
+        let derivation = self.derivation.as_ref()?;
         let mut candidates = BTreeSet::clone(&self.surroundings.input_closure);
         candidates.extend(derivation.known_outputs().map(|(_, path)| path.clone()));
-        let register = RegisterOutputs {
+        Some(RegisterOutputs {
             drv_path: self.facts.drv_path.clone(),
-            builder_uid: scratch.builder_uid,
+            builder_uid: build.owner_uid.unwrap_or(scratch.builder_uid),
             scratch: ScratchStore {
                 dir: scratch.dir,
                 path: scratch.path,
             },
-            outputs: scratch_outputs(&derivation, names),
+            outputs: scratch_outputs(derivation, names),
             reference_candidates: Arc::new(candidates),
-            cancel,
-        };
-        let ports = Arc::clone(&self.ports);
-        self.ask(register_outputs(ports, register), ctx);
+            cancel: build.cancel_registration.clone(),
+        })
+    }
+
+    fn register_outputs(&mut self, names: &BTreeSet<OutputName>, ctx: &mut Context<Self>) {
+        match self.describe_outputs(names) {
+            Some(register) => {
+                let ports = Arc::clone(&self.ports);
+                self.ask(register_outputs(ports, register), ctx);
+            }
+            None => self.advance(nothing_left(), ctx),
+        }
     }
 
     fn cancel_registration(&self) {
@@ -415,37 +440,11 @@ impl DerivationGoal {
             build.cancel_registration.raise();
         }
     }
+}
 
-    fn delete_build(&mut self) {
-        if let Some(build) = self.build.take() {
-            self.ports.dispose_build.do_send(DisposeBuild {
-                build_id: build.id,
-                disposition: Disposition::Delete,
-            });
-        }
-    }
-
-    fn keep_build(&mut self, ctx: &mut Context<Self>) {
-        let Some(build) = self.build.take() else {
-            return self.advance(Event::BuildKept { path: None }, ctx);
-        };
-        let ports = Arc::clone(&self.ports);
-        let question = async move {
-            let dispose = DisposeBuild {
-                build_id: build.id,
-                disposition: Disposition::Keep,
-            };
-            match ports.dispose_build.send(dispose).await {
-                Ok(Ok(path)) => Ok(Event::BuildKept { path }),
-                // The build's failure is the news, not that its directory is lost.
-                Ok(Err(error)) => {
-                    tracing::warn!("keeping the build directory: {}", chain(&error));
-                    Ok(Event::BuildKept { path: None })
-                }
-                Err(error) => Err(chain(&error)),
-            }
-        };
-        self.ask(question, ctx);
+fn nothing_left() -> Event {
+    Event::ServiceFailed {
+        message: "the builder left no outputs directory".to_owned(),
     }
 }
 
@@ -538,8 +537,12 @@ impl Handler<BuildProgress> for DerivationGoal {
             BuildEvent::Started(started) => self.announce(EventKind::Started {
                 pid: started.pid,
                 uid: started.uid,
+                round: self.round,
             }),
-            BuildEvent::Logged(lines) => self.announce(EventKind::Logged(lines)),
+            BuildEvent::Logged(lines) if self.shows_log() => {
+                self.announce(EventKind::Logged(lines));
+            }
+            BuildEvent::Logged(_) => {}
             BuildEvent::Exited(exited) => self.build_exited(*exited, ctx),
         }
     }

@@ -1,6 +1,7 @@
 //! The shells that turn messages into events and effects into messages.
 
 mod derivation_goal;
+mod diff_hook;
 mod path_goal;
 mod questions;
 mod scheduler;

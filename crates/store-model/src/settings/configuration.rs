@@ -328,7 +328,7 @@ mod tests {
             }
         ));
         assert!(configured(&[hook, typed("post-build-hook", "")]).is_ok());
-        assert!(configured(&[at_line("run-diff-hook", "false", 1)]).is_ok());
+        assert!(configured(&[at_line("external-builders", "[]", 1)]).is_ok());
     }
 
     #[test]

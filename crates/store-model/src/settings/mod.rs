@@ -147,6 +147,16 @@ pub struct Settings {
     pub metadata_sync: MetadataSync,
     /// Whether caches may be asked (`substitute`).
     pub substitute: bool,
+    /// How many times more each derivation is built, to be compared (`repeat`).
+    pub repeat: usize,
+    /// Whether outputs that then differ are a failure (`enforce-determinism`).
+    pub enforce_determinism: bool,
+    /// Whether the log of every round is shown (`print-repeated-builds`).
+    pub print_repeated_builds: bool,
+    /// The program that shows how outputs differ (`diff-hook`).
+    pub diff_hook: Option<PathBuf>,
+    /// Whether it runs (`run-diff-hook`).
+    pub run_diff_hook: bool,
 }
 
 impl Default for Settings {
@@ -189,6 +199,11 @@ impl Default for Settings {
             fsync_store_paths: true,
             metadata_sync: MetadataSync::Durable,
             substitute: true,
+            repeat: 0,
+            enforce_determinism: true,
+            print_repeated_builds: true,
+            diff_hook: None,
+            run_diff_hook: false,
         }
     }
 }

@@ -31,6 +31,12 @@ pub(super) const OPTIONS: &[SettingOption] = &[
         Field::Switch(|s| &mut s.compress_log),
     ),
     implemented("cores", &["build-cores"], Field::Count(|s| &mut s.cores)),
+    implemented("diff-hook", &[], Field::OptionalPath(|s| &mut s.diff_hook)),
+    implemented(
+        "enforce-determinism",
+        &[],
+        Field::Switch(|s| &mut s.enforce_determinism),
+    ),
     implemented(
         "extra-platforms",
         &[],
@@ -91,6 +97,17 @@ pub(super) const OPTIONS: &[SettingOption] = &[
         Field::OptionalPath(|s| &mut s.pre_build_hook),
     ),
     implemented(
+        "print-repeated-builds",
+        &[],
+        Field::Switch(|s| &mut s.print_repeated_builds),
+    ),
+    implemented("repeat", &["build-repeat"], Field::Count(|s| &mut s.repeat)),
+    implemented(
+        "run-diff-hook",
+        &[],
+        Field::Switch(|s| &mut s.run_diff_hook),
+    ),
+    implemented(
         "sandbox",
         &["build-use-chroot", "build-use-sandbox"],
         Field::Sandbox(|s| &mut s.sandbox),
@@ -139,12 +156,6 @@ pub(super) const OPTIONS: &[SettingOption] = &[
         "goalctl builds on this machine only; set 'builders =' to go on without the others",
     ),
     refused(
-        "diff-hook",
-        &[],
-        &[""],
-        "outputs are not compared by a program; set 'diff-hook =' to go on without it",
-    ),
-    refused(
         "external-builders",
         &[],
         &["", "[]"],
@@ -163,18 +174,6 @@ pub(super) const OPTIONS: &[SettingOption] = &[
         &[""],
         "no program runs after a build, so nothing would be uploaded; \
          set 'post-build-hook =' to go on without it",
-    ),
-    refused(
-        "repeat",
-        &["build-repeat"],
-        &["", "0"],
-        "a build runs once; set 'repeat = 0' to go on",
-    ),
-    refused(
-        "run-diff-hook",
-        &[],
-        &["", "false", "no", "0"],
-        "outputs are not compared by a program; set 'run-diff-hook = false' to go on",
     ),
     refused(
         "secret-key-files",
