@@ -193,8 +193,8 @@ async fn group(
                 outputs,
                 settings,
             } => {
-                let made = goals.instantiate(store, &settings.system).await?;
-                let wanted = made.into_iter().map(|(_, made)| Wanted::Outputs {
+                let instantiated = goals.instantiate(store, &settings.system).await?;
+                let wanted = instantiated.into_iter().map(|(_, made)| Wanted::Outputs {
                     drv_path: made.drv_path,
                     outputs: outputs.clone(),
                     mode,
