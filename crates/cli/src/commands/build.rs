@@ -194,11 +194,13 @@ async fn group(
                 settings,
             } => {
                 let instantiated = goals.instantiate(store, &settings.system).await?;
-                let wanted = instantiated.into_iter().map(|(_, made)| Wanted::Outputs {
-                    drv_path: made.drv_path,
-                    outputs: outputs.clone(),
-                    mode,
-                });
+                let wanted = instantiated
+                    .into_iter()
+                    .map(|(_, instantiated)| Wanted::Outputs {
+                        drv_path: instantiated.drv_path,
+                        outputs: outputs.clone(),
+                        mode,
+                    });
                 (settings, wanted.collect())
             }
         };
