@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use it::{TestStore, binaries, debris, measure, requirement};
 use scheduler::{
-    BuildRequest, Config, EventKind, HostEnvironment, Scheduler, SchedulerHandle, Status, Wanted,
+    BuildMode, BuildRequest, Config, EventKind, HostEnvironment, Scheduler, SchedulerHandle,
+    Status, Wanted,
 };
 use store_model::derivation::HashModuloCache;
 use store_model::settings::{SandboxPath, StoreLayout};
@@ -129,6 +130,7 @@ fn one_derivation_that_two_requests_want_is_built_once() {
             wanted: vec![Wanted::Given {
                 drv_path: drv_path.clone(),
                 derivation: Arc::clone(&derivation),
+                mode: BuildMode::Normal,
             }],
             settings: settings(&store),
             priority: 0,

@@ -4,6 +4,7 @@ mod harness;
 mod structure;
 
 mod bad_input;
+mod build_users;
 mod builders;
 mod commands;
 mod cooperation;
@@ -17,9 +18,11 @@ mod panics;
 mod post_build_hook;
 mod registration;
 mod scarcity;
+mod surroundings;
 mod terminal;
 
 mod guard;
 mod hostility;
 mod isolation;
 mod races;
+mod repeated;

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use it::{TestStore, binaries, debris, processes};
 use scheduler::messages::PanickingActor;
-use scheduler::{BuildReport, BuildRequest, Config, Error, HostEnvironment, Scheduler, Wanted};
+use scheduler::{
+    BuildMode, BuildReport, BuildRequest, Config, Error, HostEnvironment, Scheduler, Wanted,
+};
 use store_model::settings::{SandboxPath, StoreLayout};
 use store_model::wanted_outputs::WantedOutputs;
 use store_model::{Settings, StoreDir};
@@ -114,6 +116,7 @@ async fn build_and_panic(
         wanted: vec![Wanted::Outputs {
             drv_path,
             outputs: WantedOutputs::All,
+            mode: BuildMode::Normal,
         }],
         settings,
         priority: 0,

@@ -131,6 +131,12 @@ pub(crate) struct BuildArguments {
     /// Build what could not be downloaded
     #[arg(long)]
     pub(crate) fallback: bool,
+    /// Build what is valid again, and compare
+    #[arg(long)]
+    pub(crate) check: bool,
+    /// Build N times, and compare
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) rounds: Option<u32>,
     /// Kill a builder after this many seconds; 0 for never
     #[arg(long, value_name = "SECONDS", allow_hyphen_values = true)]
     pub(crate) timeout: Option<String>,

@@ -3,7 +3,7 @@
 //! A derivation's outputs follow from its inputs' texts, so checking one reads the graph below it.
 //! Each text is read once and each hash computed once, whoever asks: a graph costs linear time.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::io::Read as _;
 use std::os::fd::OwnedFd;
@@ -12,6 +12,7 @@ use std::sync::Arc;
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 use store_model::derivation::HashModuloCache;
+use store_model::derivation::reference_graphs::graph_outputs;
 use store_model::{Derivation, Hash, HashAlgorithm, StorePath};
 
 use crate::Error;
@@ -90,6 +91,18 @@ impl Derivations {
             },
         );
         Ok(derivation)
+    }
+
+    /// Returns the outputs of a valid derivation, for a graph of references.
+    ///
+    /// # Errors
+    /// As [`Derivations::get`]; an output has no path before it is built.
+    pub(crate) fn graph_outputs(&mut self, path: &StorePath) -> Result<BTreeSet<StorePath>, Error> {
+        let derivation = self.get(path)?;
+        graph_outputs(&derivation).map_err(|source| Error::Derivation {
+            path: self.layout.print(path),
+            source: Box::new(source),
+        })
     }
 
     /// Checks a derivation that is about to become valid; its inputs are.

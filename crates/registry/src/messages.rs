@@ -10,8 +10,10 @@ use std::sync::Arc;
 use actix::Message;
 use store_model::derivation::IngestionMethod;
 use store_model::derivation::output_checks::OutputChecks;
+use store_model::derivation::reference_graphs::{GraphInfos, ReferenceGraphs};
 use store_model::{Derivation, Hash, OutputName, PathInfo, StorePath};
 
+pub use crate::ingest::RoundOutputs;
 use crate::path_lock::HeldLocks;
 use crate::roots::Loan;
 use crate::{CancelFlag, Error};
@@ -38,6 +40,18 @@ pub struct QueryValidPaths {
 pub struct QueryClosure {
     /// Where to start. An invalid one is an error that names it.
     pub roots: BTreeSet<StorePath>,
+}
+
+/// Asked by goals whose derivation wants `exportReferencesGraph`: every path of each graph, with
+/// what is known of it.
+///
+/// A graph is the closure of its roots and of the outputs of the derivations in that. A root or
+/// such an output that is not valid is an error that names it.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<GraphInfos, Error>")]
+pub struct QueryGraphs {
+    /// The roots by the graph's name.
+    pub graphs: ReferenceGraphs,
 }
 
 /// Asked by goals: the parsed and checked contents of a valid `.drv`.
@@ -237,6 +251,70 @@ impl From<Error> for RegisterError {
             Self::Store(error)
         }
     }
+}
+
+/// Sent by a goal that holds the locks, after its builder is gone: makes the outputs canonical and
+/// hashes them, as [`RegisterOutputs`] does, but only to compare them. Nothing becomes valid, and
+/// nothing valid is replaced; a valid output that was made again as it was is `ultimate` from then
+/// on.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<Compared, RegisterError>")]
+pub struct CompareOutputs {
+    /// What was made: what could be registered as well.
+    pub candidate: RegisterOutputs,
+    /// What it is compared with.
+    pub with: Comparand,
+    /// What becomes of outputs that differ.
+    pub differing: DifferingOutputs,
+}
+
+/// What a build's outputs are compared with.
+#[derive(Debug)]
+pub enum Comparand {
+    /// With nothing: they are the first of several rounds, and are kept for the next one.
+    Nothing,
+    /// With what an earlier round made.
+    Round(RoundOutputs),
+    /// With what the database says of the valid paths, which all of them must be.
+    Valid,
+}
+
+/// What becomes of outputs that differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DifferingOutputs {
+    /// They go.
+    Discard,
+    /// The one that is not at the path, or will not be, stays beside it with the suffix `.check`:
+    /// in a check the new one, else that of the earlier round.
+    Keep,
+    /// The same, and a round's own output is put at its path though it is not valid, for a program
+    /// to look at; the asker sends [`DiscardInvalidPaths`] then.
+    Show,
+}
+
+/// Answer to [`CompareOutputs`].
+#[derive(Debug)]
+pub struct Compared {
+    /// The outputs that differ, by their names' order in the request.
+    pub differences: Vec<OutputDifference>,
+    /// What the next round is to be compared with: what was compared with if nothing differs, or
+    /// the outputs themselves if they are the first. `None` otherwise.
+    pub round: Option<RoundOutputs>,
+    /// Who owns the outputs now that their metadata is canonical.
+    pub owner_uid: u32,
+}
+
+/// An output that was made otherwise than before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutputDifference {
+    /// Its symbolic name.
+    pub name: OutputName,
+    /// Where it is or would be.
+    pub output: PathBuf,
+    /// Where the other one was put, if it was kept.
+    pub kept_at: Option<PathBuf>,
+    /// Which files differ and how, a line for each.
+    pub summary: String,
 }
 
 /// Sent by the command line and the library: puts a text file, such as a derivation, into the

@@ -86,21 +86,23 @@ impl Staging {
         dir.join(&*lossy(name))
     }
 
+    /// Returns where an object is, for messages.
+    pub(crate) fn real_path(&self, path: &StorePath) -> PathBuf {
+        self.layout.real_path(path)
+    }
+
     /// Takes an object out of the store directory, at once whatever its size. Returns its name here,
-    /// or `None` if there was no such object.
+    /// or `None` if there was no such object. `path` is for messages.
     ///
     /// # Errors
     /// It cannot be moved.
-    pub(crate) fn take_out(&self, path: &StorePath) -> Result<Option<CString>, Error> {
+    pub(crate) fn take_out(&self, name: &CStr, path: &Path) -> Result<Option<CString>, Error> {
         let trash = self.fresh_name();
-        let moved = place::rename(
-            (self.layout.store.as_fd(), &c_name(path.base_name())),
-            (self.dir(), &trash),
-        );
+        let moved = place::rename((self.layout.store.as_fd(), name), (self.dir(), &trash));
         match moved {
             Ok(()) => Ok(Some(trash)),
             Err(Errno::NOENT) => Ok(None),
-            Err(errno) => Err(Error::file("removing", self.layout.real_path(path), errno)),
+            Err(errno) => Err(Error::file("removing", path, errno)),
         }
     }
 

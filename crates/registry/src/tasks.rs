@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use store_model::derivation::reference_graphs::{GraphInfos, ReferenceGraphs};
 use store_model::{PathInfo, StorePath};
 use tokio::sync::oneshot;
 
@@ -10,7 +11,8 @@ use crate::Error;
 use crate::db::query;
 use crate::ingest::{FoundOutput, NewText};
 use crate::messages::{
-    AddPath, AddText, Added, LockAttempt, OutputLocks, RegisterError, RegisterOutputs, RootsLease,
+    AddPath, AddText, Added, Comparand, CompareOutputs, Compared, LockAttempt, OutputLocks,
+    RegisterError, RegisterOutputs, RootsLease,
 };
 use crate::services::Queues;
 
@@ -56,6 +58,33 @@ async fn register_found(queues: &Queues, found: FoundOutput) -> Result<(), Error
         .submit(move |ingest| ingest.add_found(found, reply))
         .await?;
     answer.await.unwrap_or_else(|_| Err(lost()))
+}
+
+/// Compares a build's outputs with those of an earlier one.
+pub(crate) async fn compare_outputs(
+    queues: Queues,
+    request: CompareOutputs,
+) -> Result<Compared, RegisterError> {
+    let paths: Vec<StorePath> = match request.with {
+        Comparand::Valid => {
+            let outputs = request.candidate.outputs.iter();
+            outputs.map(|output| output.path.clone()).collect()
+        }
+        Comparand::Nothing | Comparand::Round(_) => Vec::new(),
+    };
+    let valid = queues
+        .read(move |database| {
+            let infos = paths.iter().map(|path| query::path_info(database, path));
+            infos.collect::<Result<Vec<_>, _>>()
+        })
+        .await?;
+    let valid: Vec<PathInfo> = valid.into_iter().flatten().collect();
+    let (reply, answer) = oneshot::channel();
+    queues
+        .ingest
+        .submit(move |ingest| ingest.compare_outputs(request, &valid, reply))
+        .await?;
+    answer.await.unwrap_or_else(|_| Err(lost().into()))
 }
 
 /// Adds a text.
@@ -220,6 +249,33 @@ pub(crate) async fn good_paths(
         }
     }
     Ok(good)
+}
+
+/// Collects the paths of each graph, with what is known of them.
+pub(crate) async fn graphs(queues: Queues, graphs: ReferenceGraphs) -> Result<GraphInfos, Error> {
+    let mut collected = GraphInfos::new();
+    for (name, mut roots) in graphs.roots {
+        let asked_for = roots.clone();
+        let closure = queues
+            .read(move |database| query::closure(database, asked_for))
+            .await?;
+        let of_derivations = queues
+            .derivations
+            .run(move |derivations| {
+                let mut outputs = BTreeSet::new();
+                for path in closure.iter().filter(|path| path.is_derivation()) {
+                    outputs.extend(derivations.graph_outputs(path)?);
+                }
+                Ok::<_, Error>(outputs)
+            })
+            .await?;
+        roots.extend(of_derivations);
+        let infos = queues
+            .read(move |database| query::closure_infos(database, roots))
+            .await?;
+        collected.insert(name, infos);
+    }
+    Ok(collected)
 }
 
 /// Removes what lies at invalid paths.

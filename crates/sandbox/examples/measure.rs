@@ -134,6 +134,7 @@ impl Bench {
                     drv_path: path(&format!("bench-{n_started}.drv"))?,
                     derivation: Arc::clone(&derivation),
                     input_paths: Arc::clone(&inputs),
+                    graphs: Arc::default(),
                     settings: Arc::clone(&self.settings),
                     observer: observer.clone(),
                 });

@@ -4,7 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CString;
 use std::path::Path;
 
-use bstr::{BStr, BString, ByteSlice};
+use bstr::{BString, ByteSlice};
+use store_model::derivation::Attributes;
+use store_model::derivation::placeholder::{Replacements, output_placeholder};
+use store_model::derivation::reference_graphs::{GraphInfos, closure_to_json, registration_text};
+use store_model::derivation::structured_attrs::{AttrsFiles, Value};
 use store_model::{
     Derivation, DerivationOutput, Hash, HashAlgorithm, OutputName, Settings, StoreDir, StorePath,
 };
@@ -14,6 +18,10 @@ use crate::wire::Program;
 
 /// Variables of the process that started us, which fixed-output builders may ask for.
 pub type HostEnvironment = BTreeMap<BString, BString>;
+
+/// Where structured attributes are found in the build directory, and for shells.
+const ATTRS_JSON: &str = ".attrs.json";
+const ATTRS_SHELL: &str = ".attrs.sh";
 
 /// What a builder is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,57 +42,45 @@ pub(crate) struct Circumstances<'a> {
     pub(crate) build_dir: &'a Path,
     pub(crate) host_environment: &'a HostEnvironment,
     pub(crate) n_cores: usize,
+    /// The graphs that `exportReferencesGraph` asks for.
+    pub(crate) graphs: &'a GraphInfos,
 }
 
 /// Puts together what a builder is told.
 ///
 /// # Errors
-/// The derivation uses something that is not supported, or that no process can be given.
+/// The derivation asks for something that no process can be given, or its attributes are of the
+/// wrong type.
 pub(crate) fn environment(
-    derivation: &Derivation,
+    attributes: &Attributes<'_>,
     circumstances: &Circumstances<'_>,
 ) -> Result<Environment, Error> {
-    if derivation.env.contains_key(BStr::new("__json")) {
-        return Err(Error::StructuredAttributes);
-    }
-    if derivation
-        .env
-        .contains_key(BStr::new("exportReferencesGraph"))
-    {
-        return Err(Error::ReferencesGraph);
-    }
-    let rewrites = rewrites(derivation, circumstances)?;
-    let build_dir = circumstances.build_dir.as_os_str().as_encoded_bytes();
-    let mut files = BTreeMap::new();
+    let derivation = attributes.derivation();
+    let outputs = scratch_outputs(derivation, circumstances)?;
+    let rewrites = outputs
+        .iter()
+        .map(|(name, path)| (output_placeholder(name), path.as_str()))
+        .collect();
     let mut variables = first_variables(circumstances);
-
-    let as_file: BTreeSet<&[u8]> = words(derivation, "passAsFile").collect();
-    for (name, value) in &derivation.env {
-        if as_file.contains(name.as_slice()) {
-            let file_name = attribute_file_name(name);
-            let mut path = BString::from(build_dir);
-            path.push(b'/');
-            path.extend_from_slice(file_name.as_bytes());
-            variables.insert([name.as_slice(), b"Path"].concat().into(), path);
-            files.insert(file_name, rewrite(value, &rewrites));
-        } else {
-            variables.insert(name.clone(), value.clone());
+    let mut files = BTreeMap::new();
+    if let Some(structured) = attributes.structured() {
+        let graphs = graph_values(circumstances)?;
+        let AttrsFiles { json, shell } = structured.files(&outputs, graphs, &rewrites);
+        for (variable, name, content) in [
+            ("NIX_ATTRS_JSON_FILE", ATTRS_JSON, json),
+            ("NIX_ATTRS_SH_FILE", ATTRS_SHELL, shell),
+        ] {
+            variables.insert(variable.into(), path_in_build_dir(circumstances, name));
+            files.insert(name.to_owned(), content);
         }
-    }
-
-    for name in ["NIX_BUILD_TOP", "TMPDIR", "TEMPDIR", "TMP", "TEMP", "PWD"] {
-        variables.insert(name.into(), build_dir.into());
-    }
-    if derivation.is_fixed_output() {
-        variables.insert("NIX_OUTPUT_CHECKED".into(), "1".into());
-        for name in words(derivation, "impureEnvVars") {
-            let value = circumstances.host_environment.get(BStr::new(name));
-            variables.insert(name.into(), value.cloned().unwrap_or_default());
+    } else {
+        own_variables(attributes, circumstances, &mut variables, &mut files)?;
+        for content in files.values_mut() {
+            *content = rewrites.apply(content.as_bstr()).into_owned();
         }
+        files.extend(graph_files(circumstances));
     }
-    variables.insert("NIX_LOG_FD".into(), "2".into());
-    variables.insert("TERM".into(), "xterm-256color".into());
-
+    last_variables(attributes, circumstances, &mut variables)?;
     let program = program(derivation, &variables, &rewrites)?;
     Ok(Environment { program, files })
 }
@@ -144,10 +140,76 @@ fn first_variables(circumstances: &Circumstances<'_>) -> BTreeMap<BString, BStri
     .collect()
 }
 
+/// Adds the derivation's own variables, some of them as files.
+fn own_variables(
+    attributes: &Attributes<'_>,
+    circumstances: &Circumstances<'_>,
+    variables: &mut BTreeMap<BString, BString>,
+    files: &mut BTreeMap<String, BString>,
+) -> Result<(), Error> {
+    let as_file = attributes.words("passAsFile").map_err(Error::attributes)?;
+    let as_file: BTreeSet<BString> = as_file.into_iter().flatten().collect();
+    for (name, value) in &attributes.derivation().env {
+        if as_file.contains(name) {
+            let file_name = attribute_file_name(name);
+            variables.insert(
+                [name.as_slice(), b"Path"].concat().into(),
+                path_in_build_dir(circumstances, &file_name),
+            );
+            files.insert(file_name, value.clone());
+        } else {
+            variables.insert(name.clone(), value.clone());
+        }
+    }
+    Ok(())
+}
+
+/// Adds what no derivation can override.
+fn last_variables(
+    attributes: &Attributes<'_>,
+    circumstances: &Circumstances<'_>,
+    variables: &mut BTreeMap<BString, BString>,
+) -> Result<(), Error> {
+    let build_dir = circumstances.build_dir.as_os_str().as_encoded_bytes();
+    for name in ["NIX_BUILD_TOP", "TMPDIR", "TEMPDIR", "TMP", "TEMP", "PWD"] {
+        variables.insert(name.into(), build_dir.into());
+    }
+    if attributes.derivation().is_fixed_output() {
+        variables.insert("NIX_OUTPUT_CHECKED".into(), "1".into());
+        let names = attributes.words("impureEnvVars");
+        for name in names.map_err(Error::attributes)?.into_iter().flatten() {
+            let value = circumstances.host_environment.get(&name);
+            variables.insert(name, value.cloned().unwrap_or_default());
+        }
+    }
+    variables.insert("NIX_LOG_FD".into(), "2".into());
+    variables.insert("TERM".into(), "xterm-256color".into());
+    Ok(())
+}
+
+/// Returns the graphs as values for structured attributes.
+fn graph_values(circumstances: &Circumstances<'_>) -> Result<BTreeMap<String, Value>, Error> {
+    let graphs = circumstances.graphs.iter();
+    graphs
+        .map(|(name, closure)| {
+            let value = closure_to_json(closure, circumstances.store_dir);
+            Ok((name.clone(), value.map_err(Error::attributes)?))
+        })
+        .collect()
+}
+
+/// Returns the graphs as files.
+fn graph_files(circumstances: &Circumstances<'_>) -> impl Iterator<Item = (String, BString)> {
+    circumstances.graphs.iter().map(|(name, closure)| {
+        let text = registration_text(closure, circumstances.store_dir);
+        (name.clone(), text)
+    })
+}
+
 fn program(
     derivation: &Derivation,
     variables: &BTreeMap<BString, BString>,
-    rewrites: &[(String, String)],
+    rewrites: &Replacements,
 ) -> Result<Program, Error> {
     let base_name = match derivation.builder.rfind_byte(b'/') {
         Some(slash) => &derivation.builder[slash + 1..],
@@ -155,7 +217,7 @@ fn program(
     };
     let mut args = vec![without_nul(base_name, || "the builder's name".to_owned())?];
     for (idx, arg) in derivation.args.iter().enumerate() {
-        let arg = rewrite(arg, rewrites);
+        let arg = rewrites.apply(arg.as_bstr());
         args.push(without_nul(&arg, || format!("argument {}", idx + 1))?);
     }
     let env = variables
@@ -163,7 +225,7 @@ fn program(
         .map(|(name, value)| {
             let mut line = name.clone();
             line.push(b'=');
-            line.extend_from_slice(&rewrite(value, rewrites));
+            line.extend_from_slice(&rewrites.apply(value.as_bstr()));
             without_nul(&line, || format!("the variable '{name}'"))
         })
         .collect::<Result<_, _>>()?;
@@ -174,32 +236,26 @@ fn program(
     })
 }
 
-/// Pairs each output's placeholder with its path.
-fn rewrites(
+/// Returns where the builder puts each output, as it is told.
+fn scratch_outputs(
     derivation: &Derivation,
     circumstances: &Circumstances<'_>,
-) -> Result<Vec<(String, String)>, Error> {
+) -> Result<BTreeMap<OutputName, String>, Error> {
     derivation
         .outputs
         .iter()
         .map(|(name, output)| {
             let (store_dir, drv_path) = (circumstances.store_dir, circumstances.drv_path);
             let path = scratch_output_path(store_dir, drv_path, derivation, name, output)?;
-            let hashed = format!("nix-output:{name}");
-            let hash = Hash::digest(HashAlgorithm::Sha256, hashed.as_bytes());
-            Ok((format!("/{}", hash.to_base32()), store_dir.print(&path)))
+            Ok((name.clone(), store_dir.print(&path)))
         })
         .collect()
 }
 
-fn rewrite(text: &BString, rewrites: &[(String, String)]) -> BString {
-    let mut text = text.clone();
-    for (placeholder, path) in rewrites {
-        if text.contains_str(placeholder) {
-            text = text.replace(placeholder, path).into();
-        }
-    }
-    text
+/// Returns the path of a file in the build directory as the builder sees it.
+fn path_in_build_dir(circumstances: &Circumstances<'_>, name: &str) -> BString {
+    let path = circumstances.build_dir.join(name);
+    path.into_os_string().into_encoded_bytes().into()
 }
 
 /// Names the file that holds a variable; the variable's own name might not be a file's.
@@ -208,16 +264,6 @@ fn attribute_file_name(name: &BString) -> String {
         ".attr-{}",
         Hash::digest(HashAlgorithm::Sha256, name).to_base32()
     )
-}
-
-/// Splits a variable at white space.
-fn words<'a>(derivation: &'a Derivation, name: &str) -> impl Iterator<Item = &'a [u8]> {
-    derivation
-        .env
-        .get(BStr::new(name))
-        .into_iter()
-        .flat_map(|value| value.split(|byte| b" \t\n\r".contains(byte)))
-        .filter(|word| !word.is_empty())
 }
 
 fn without_nul(bytes: &[u8], what: impl FnOnce() -> String) -> Result<CString, Error> {

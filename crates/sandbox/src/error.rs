@@ -47,8 +47,8 @@ pub enum Error {
         why: String,
     },
     /// Going on would build what nobody wants any more.
-    #[error("the build was given up while it waited for a build user")]
-    NoUserWanted,
+    #[error("the build was given up before its builder was started")]
+    GivenUp,
     /// Going on would tell the launcher to build something else than what was asked.
     #[error("asking the launcher to run the builder")]
     Launcher {
@@ -70,12 +70,28 @@ pub enum Error {
         /// The variable or argument.
         what: String,
     },
-    /// Going on would build in an environment without the attributes.
-    #[error("structured attributes are not supported yet")]
-    StructuredAttributes,
-    /// Going on would run a builder without the graphs that it asks for.
-    #[error("'exportReferencesGraph' is not supported yet")]
-    ReferencesGraph,
+    /// Going on would build without something that the derivation asks for.
+    #[error("reading the derivation's attributes")]
+    Attributes {
+        /// What is wrong with them.
+        source: Box<store_model::Error>,
+    },
+    /// Going on would run a builder in surroundings that the user's hook was to complete.
+    #[error("the pre-build hook '{}' {why}", program.display())]
+    PreBuildHook {
+        /// The hook.
+        program: PathBuf,
+        /// What it did.
+        why: String,
+    },
+    /// Going on would run a builder in surroundings that the user's hook was to complete.
+    #[error("running the pre-build hook '{}'", program.display())]
+    RunPreBuildHook {
+        /// The hook.
+        program: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
     /// Going on would execute a file that happens to have the built-in builder's name.
     #[error("the built-in builder '{builder}' is not supported yet")]
     Builtin {
@@ -87,6 +103,12 @@ pub enum Error {
     UnknownOutputPath {
         /// The output's name.
         output: String,
+    },
+    /// Going on would let a builder write to what is valid.
+    #[error("output '{path}' is valid, and without the sandbox its builder would write over it")]
+    ValidOutput {
+        /// The output.
+        path: String,
     },
     /// Going on would run outside the sandbox what the user wants inside.
     #[error("'__noChroot' is set, but that is not allowed when 'sandbox' is 'true'")]
@@ -137,7 +159,32 @@ impl Error {
             }
             cause = error.source();
         }
-        SetupFault::Lasting
+        match self {
+            Self::Attributes { .. }
+            | Self::PreBuildHook { .. }
+            | Self::RunPreBuildHook { .. }
+            | Self::SandboxRequired
+            | Self::ImpureHostPath { .. } => SetupFault::Refused,
+            Self::File { .. }
+            | Self::WorldWritable { .. }
+            | Self::Terminal { .. }
+            | Self::BuildUsersGroup { .. }
+            | Self::GivenUp
+            | Self::Launcher { .. }
+            | Self::NoLauncher { .. }
+            | Self::NulByte { .. }
+            | Self::Builtin { .. }
+            | Self::UnknownOutputPath { .. }
+            | Self::OutputPath { .. }
+            | Self::ValidOutput { .. } => SetupFault::Lasting,
+        }
+    }
+
+    /// Says that a derivation's attributes are not what they should be.
+    pub(crate) fn attributes(source: store_model::Error) -> Self {
+        Self::Attributes {
+            source: Box::new(source),
+        }
     }
 }
 

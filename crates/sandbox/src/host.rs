@@ -1,10 +1,10 @@
 //! What all builds of one supervisor share, and the way from a request to a [`SandboxSpec`].
 
-use std::path::{Component, Path, PathBuf};
+use std::os::fd::BorrowedFd;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 
-use bstr::ByteSlice;
 use store_model::derivation::BoolAttribute;
 use store_model::settings::{SandboxMode, SandboxPath, StoreLayout};
 use store_model::{Derivation, Settings, StorePath};
@@ -12,6 +12,7 @@ use store_model::{Derivation, Settings, StorePath};
 use crate::environment::{
     Circumstances, Environment, HostEnvironment, environment, scratch_output_path,
 };
+use crate::host_paths::HostPaths;
 use crate::init::Profile;
 use crate::launch::find_launcher;
 use crate::plan::plan;
@@ -22,7 +23,7 @@ use crate::spec::{
 use crate::user_pool::{BuildUser, Origin, UserPool, Withdrawal};
 use crate::wire::Launch;
 use crate::workspace::{Owner, Places, Reuse, ScratchPlace, Workspace};
-use crate::{Error, StartBuild};
+use crate::{Error, StartBuild, pre_build_hook};
 
 /// What all builds share.
 #[derive(Debug)]
@@ -85,11 +86,15 @@ impl Host {
         derivation: &Derivation,
         settings: &Settings,
     ) -> Result<Confinement, Error> {
-        let wants_out = derivation.env_flag("__noChroot", BoolAttribute::False);
+        let wants_out = || {
+            let attributes = derivation.attributes().map_err(Error::attributes)?;
+            let wants_out = attributes.flag("__noChroot", BoolAttribute::False);
+            wants_out.map_err(Error::attributes)
+        };
         let unsandboxed = match settings.sandbox {
-            SandboxMode::Always if wants_out => return Err(Error::SandboxRequired),
+            SandboxMode::Always if wants_out()? => return Err(Error::SandboxRequired),
             SandboxMode::Always => false,
-            SandboxMode::Relaxed => wants_out,
+            SandboxMode::Relaxed => wants_out()?,
             SandboxMode::Never => true,
         };
         // Without the sandbox the builder would look for its inputs where they are not.
@@ -100,15 +105,18 @@ impl Host {
         }
     }
 
-    /// Makes a build's directories and decides everything that the launcher must know.
+    /// Makes a build's directories and decides everything that the launcher must know. Runs the
+    /// user's hook, which is ended when `given_up` becomes readable.
     ///
     /// # Errors
-    /// A directory cannot be made, or the derivation asks for something that is not allowed.
+    /// A directory cannot be made, the derivation asks for something that is not allowed, or the
+    /// hook failed.
     pub(crate) fn prepare(
         &self,
         request: &StartBuild,
         confinement: Confinement,
         user: Option<BuildUser>,
+        given_up: BorrowedFd<'_>,
     ) -> Result<(Workspace, Launch), Error> {
         let (derivation, settings) = (&*request.derivation, &*request.settings);
         if derivation.is_builtin() {
@@ -116,47 +124,45 @@ impl Host {
                 builder: derivation.builder.to_string(),
             });
         }
+        let attributes = derivation.attributes().map_err(Error::attributes)?;
+        let mut host_paths = match confinement {
+            Confinement::Sandboxed => HostPaths::of(&self.layout, request, &attributes)?,
+            Confinement::Unsandboxed => HostPaths::none(&self.layout, request),
+        };
         let (owner, identity) = self.identity(user.as_ref());
-        let is_root = user.is_some();
-        let place = match (confinement, is_root) {
-            (Confinement::Sandboxed, _) => ScratchPlace::InStore(self.reuse(derivation, settings)),
+        let place = match (confinement, user.is_some()) {
+            (Confinement::Sandboxed, _) => {
+                ScratchPlace::InStore(self.reuse(derivation, &host_paths))
+            }
             (Confinement::Unsandboxed, true) => ScratchPlace::BesideBuild,
             (Confinement::Unsandboxed, false) => ScratchPlace::StoreItself,
         };
+        if let ScratchPlace::StoreItself = place {
+            self.refuse_to_overwrite(request)?;
+        }
         let inputs = request.input_paths.iter().map(StorePath::base_name);
         let (places, drv_path) = (&self.places, &request.drv_path);
-        let workspace = Workspace::create(places, drv_path, inputs, place, owner, user)?;
+        let mut workspace = Workspace::create(places, drv_path, inputs, place, owner, user)?;
+        host_paths.add(self.run_hook(request, &workspace, given_up)?);
+        workspace.limit_reuse(self.reuse(derivation, &host_paths));
 
         let build_dir_inside = match confinement {
             Confinement::Sandboxed => settings.sandbox_build_dir.clone(),
             Confinement::Unsandboxed => workspace.build_dir(),
         };
-        let Environment { program, files } = environment(
-            derivation,
-            &Circumstances {
-                drv_path: &request.drv_path,
-                store_dir: &self.layout.store_dir,
-                settings,
-                build_dir: &build_dir_inside,
-                host_environment: &self.environment,
-                n_cores: self.n_cores,
-            },
-        )?;
-        workspace.write_files(&files)?;
-        let isolation = match place {
-            ScratchPlace::InStore(_) => {
-                Isolation::Sandbox(Box::new(self.view(request, &workspace)?))
-            }
-            ScratchPlace::BesideBuild => Isolation::OverlaidStore {
-                store_dir: self.layout.real_store_dir.clone(),
-                scratch_store: workspace.scratch().path.clone(),
-                overlay_work: workspace.overlay_work(),
-                outer_build_dir: workspace.outer_build_dir().to_owned(),
-            },
-            ScratchPlace::StoreItself => Isolation::Bare,
+        let circumstances = Circumstances {
+            drv_path,
+            store_dir: &self.layout.store_dir,
+            settings,
+            build_dir: &build_dir_inside,
+            host_environment: &self.environment,
+            n_cores: self.n_cores,
+            graphs: &request.graphs,
         };
+        let Environment { program, files } = environment(&attributes, &circumstances)?;
+        workspace.write_files(&files)?;
         let spec = SandboxSpec {
-            isolation,
+            isolation: self.isolation(request, place, &workspace, host_paths),
             identity,
             build_dir: workspace.build_dir(),
             build_dir_inside,
@@ -169,6 +175,44 @@ impl Host {
             program,
         };
         Ok((workspace, launch))
+    }
+
+    /// Runs the user's hook, if there is one; returns what else it shows to the builder.
+    fn run_hook(
+        &self,
+        request: &StartBuild,
+        workspace: &Workspace,
+        given_up: BorrowedFd<'_>,
+    ) -> Result<Vec<SandboxPath>, Error> {
+        let Some(program) = &request.settings.pre_build_hook else {
+            return Ok(Vec::new());
+        };
+        let drv_path = self.layout.store_dir.print(&request.drv_path);
+        let mut args = vec![PathBuf::from(drv_path)];
+        args.extend(workspace.chroot_dir().map(Path::to_owned));
+        pre_build_hook::run(program, &args, &self.environment, given_up)
+    }
+
+    fn isolation(
+        &self,
+        request: &StartBuild,
+        place: ScratchPlace,
+        workspace: &Workspace,
+        host_paths: HostPaths<'_>,
+    ) -> Isolation {
+        match place {
+            ScratchPlace::InStore(_) => {
+                let host_paths = host_paths.into_paths();
+                Isolation::Sandbox(Box::new(self.view(request, workspace, host_paths)))
+            }
+            ScratchPlace::BesideBuild => Isolation::OverlaidStore {
+                store_dir: self.layout.real_store_dir.clone(),
+                scratch_store: workspace.scratch().path.clone(),
+                overlay_work: workspace.overlay_work(),
+                outer_build_dir: workspace.outer_build_dir().to_owned(),
+            },
+            ScratchPlace::StoreItself => Isolation::Bare,
+        }
     }
 
     /// Takes a user for a builder, where builders have users of their own. Waits until one is free,
@@ -223,20 +267,15 @@ impl Host {
     }
 
     /// Returns which of a build's directories further builds may have.
-    fn reuse(&self, derivation: &Derivation, settings: &Settings) -> Reuse {
+    fn reuse(&self, derivation: &Derivation, host_paths: &HostPaths<'_>) -> Reuse {
         if derivation.is_fixed_output() {
             return Reuse::Nothing;
         }
-        // A file leads to no socket, and neither do the usual devices.
-        let is_file = |path: &SandboxPath| path.source.is_file();
-        let asks_for_more = derivation
-            .env
-            .contains_key(bstr::BStr::new("__impureHostDeps"));
         let shares_group = self
             .users
             .as_ref()
             .is_some_and(|users| users.origin == Origin::Group);
-        if settings.sandbox_paths.iter().all(is_file) && !asks_for_more {
+        if host_paths.are_harmless() {
             Reuse::Everything
         } else if shares_group {
             // Another builder may write what the group may.
@@ -259,11 +298,29 @@ impl Host {
             .collect()
     }
 
-    fn view(&self, request: &StartBuild, workspace: &Workspace) -> Result<SandboxView, Error> {
+    /// Refuses a builder that would work on valid outputs: those that are not were removed before.
+    fn refuse_to_overwrite(&self, request: &StartBuild) -> Result<(), Error> {
+        let outputs = self.scratch_outputs(request);
+        let is_there = |output: &&StorePath| {
+            let path = self.layout.real_store_dir.join(output.base_name());
+            path.symlink_metadata().is_ok()
+        };
+        match outputs.iter().find(is_there) {
+            None => Ok(()),
+            Some(output) => Err(Error::ValidOutput {
+                path: self.layout.store_dir.print(output),
+            }),
+        }
+    }
+
+    fn view(
+        &self,
+        request: &StartBuild,
+        workspace: &Workspace,
+        host_paths: Vec<SandboxPath>,
+    ) -> SandboxView {
         let (derivation, settings) = (&*request.derivation, &*request.settings);
-        let mut host_paths = settings.sandbox_paths.clone();
-        host_paths.extend(impure_paths(derivation, settings)?);
-        Ok(SandboxView {
+        SandboxView {
             root_mount_point: self.places.root_mount_point.clone(),
             store_dir: PathBuf::from(self.layout.store_dir.as_str()),
             real_store_dir: self.layout.real_store_dir.clone(),
@@ -287,40 +344,8 @@ impl Host {
             } else {
                 NestedNamespaces::Denied
             },
-        })
+        }
     }
-}
-
-/// Returns the host paths that a derivation asks for, if the user allows all of them.
-fn impure_paths(derivation: &Derivation, settings: &Settings) -> Result<Vec<SandboxPath>, Error> {
-    let Some(asked_for) = derivation.env.get(bstr::BStr::new("__impureHostDeps")) else {
-        return Ok(Vec::new());
-    };
-    asked_for
-        .fields()
-        .map(|path| {
-            let text = path.to_str_lossy().into_owned();
-            let path = PathBuf::from(&text);
-            let is_plain = path
-                .components()
-                .all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
-            let is_allowed = path.is_absolute()
-                && is_plain
-                && settings
-                    .allowed_impure_host_deps
-                    .iter()
-                    .any(|allowed| path.starts_with(allowed));
-            if !is_allowed {
-                return Err(Error::ImpureHostPath { path: text });
-            }
-            Ok(SandboxPath {
-                target: path.clone(),
-                source: path,
-                optional: true,
-                writable: false,
-            })
-        })
-        .collect()
 }
 
 /// Returns whether this is a root that has other users to give: one in a user namespace without

@@ -2,7 +2,7 @@
 //!
 //! Reading order: [`messages`] (the crate's whole conversation), then the actors, then the pure
 //! modules (`spec`, `plan`, `environment`, `wire`), then those that do I/O: `host` (from a request
-//! to a plan), `workspace`, `user_pool`, `build_log`, `launch`, and at last [`init`], which is the
+//! to a plan), `host_paths`, `pre_build_hook`, `workspace`, `user_pool`, `build_log`, `launch`, and at last [`init`], which is the
 //! other program of this crate, `sandbox-init`.
 
 pub mod darwin_profile;
@@ -14,8 +14,10 @@ mod actors;
 mod build_log;
 mod environment;
 mod host;
+mod host_paths;
 mod launch;
 mod plan;
+mod pre_build_hook;
 mod remove_tree;
 mod spec;
 mod user_pool;

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use actix::{Message, Recipient};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use store_model::derivation::reference_graphs::GraphInfos;
 use store_model::{Derivation, Settings, StorePath};
 
 use crate::Error;
@@ -31,8 +32,10 @@ pub struct StartBuild {
     pub drv_path: StorePath,
     /// What to run.
     pub derivation: Arc<Derivation>,
-    /// The closure that the builder may see.
+    /// The store objects that the builder may see: a set without references out of it.
     pub input_paths: Arc<BTreeSet<StorePath>>,
+    /// The graphs that `exportReferencesGraph` asks for, to be handed to the builder as files.
+    pub graphs: Arc<GraphInfos>,
     /// The settings of the request: time-outs, cores, sandbox and log options.
     pub settings: Arc<Settings>,
     /// Who is told.
@@ -130,6 +133,10 @@ pub struct ScratchOutputs {
     pub path: PathBuf,
     /// The uid that must own every file in it.
     pub builder_uid: u32,
+    /// The group that its builder had.
+    pub builder_gid: u32,
+    /// Where its builder worked, as the host names it.
+    pub build_dir: PathBuf,
 }
 
 /// Why a build ended.
@@ -179,6 +186,9 @@ pub enum SetupFault {
     /// The machine has too little of something just now: descriptors, processes, memory, disk; or
     /// the program is ending.
     Passing,
+    /// What the user has set stands against it: the derivation asks for more than the settings
+    /// allow, or the user's hook failed.
+    Refused,
 }
 
 /// Sent by a goal that is cancelled: kills every process of the build. The ending still comes as

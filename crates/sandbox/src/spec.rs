@@ -112,9 +112,15 @@ pub(crate) struct SandboxView {
 /// The store objects that a builder may read, by their base names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Inputs {
-    /// Each is mounted on its mount point in the scratch store. Those that are symbolic links are
-    /// there already, and not in this list.
-    Mounted(Vec<String>),
+    /// There is no sandbox: it may read all.
+    None,
+    /// Each is mounted on its mount point in the scratch store.
+    Mounted {
+        /// Of those that are not symbolic links, which are there already.
+        names: Vec<String>,
+        /// Names what is mounted where.
+        view: View,
+    },
     /// An overlay shows mount points, and links, that are made in memory.
     Overlaid {
         /// What the overlay needs for itself, on the scratch store's disk.
@@ -122,6 +128,16 @@ pub(crate) enum Inputs {
         /// Of all of them.
         names: Vec<String>,
     },
+}
+
+/// Names a set of inputs on the mount points of one scratch store. As long as neither an input nor a
+/// mount point is another one, neither is the view.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct View {
+    /// Never used for another.
+    pub(crate) id: u64,
+    /// Whether a builder has had it before, and so a further one may.
+    pub(crate) is_known: bool,
 }
 
 /// Whether a builder sees `/dev/kvm`.

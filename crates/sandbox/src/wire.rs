@@ -79,6 +79,18 @@ pub(crate) struct Report {
     pub(crate) news: News,
 }
 
+/// What process 1 tells its launcher, each in a packet of a sequenced socket.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Told {
+    /// What the supervisor has to know.
+    News(News),
+    /// The descriptor beside this is a view that further builds can use.
+    ViewMade {
+        /// Its name.
+        id: u64,
+    },
+}
+
 /// The two things that can happen to a launched build.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum News {
@@ -149,20 +161,62 @@ pub(crate) fn receive_report(socket: &UnixStream) -> io::Result<Option<Report>> 
     Ok(receive_frame(socket)?.map(|(report, _)| report))
 }
 
-/// Encodes what process 1 tells its launcher: a packet of a sequenced socket.
+/// Sends a packet, and a descriptor with it, from process 1 to its launcher.
 ///
 /// # Errors
-/// Never for [`News`]; the signature is the encoder's.
-pub(crate) fn encode_news(news: &News) -> io::Result<Vec<u8>> {
-    encode(news)
+/// The launcher is gone.
+pub(crate) fn tell(
+    socket: BorrowedFd<'_>,
+    what: &Told,
+    descriptor: Option<BorrowedFd<'_>>,
+) -> io::Result<()> {
+    let packet = encode(what)?;
+    let descriptors: Vec<_> = descriptor.into_iter().collect();
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(&descriptors)) {
+        return Err(invalid("too many descriptors for one packet"));
+    }
+    let packet = [IoSlice::new(&packet)];
+    rustix::io::retry_on_intr(|| {
+        rustix::net::sendmsg(socket, &packet, &mut control, SendFlags::NOSIGNAL)
+    })?;
+    Ok(())
 }
 
-/// Decodes a packet of process 1.
+/// Takes a packet of process 1 if there is one; `None` when all who could send one are gone.
 ///
 /// # Errors
-/// The bytes are not one whole [`News`].
-pub(crate) fn decode_news(packet: &[u8]) -> io::Result<News> {
-    decode(packet)
+/// There is none yet, or the bytes are not one whole [`Told`].
+pub(crate) fn hear(
+    socket: BorrowedFd<'_>,
+    packet: &mut [u8],
+) -> io::Result<Option<(Told, Option<OwnedFd>)>> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+    let received = rustix::io::retry_on_intr(|| {
+        rustix::net::recvmsg(socket, &mut [IoSliceMut::new(packet)], &mut control, flags)
+    })?;
+    if received.bytes == 0 {
+        return Ok(None);
+    }
+    let descriptor = descriptors(&mut control).next();
+    Ok(Some((decode(&packet[..received.bytes])?, descriptor)))
+}
+
+/// Takes the descriptors out of what came beside a message.
+fn descriptors<'a>(control: &'a mut RecvAncillaryBuffer<'_>) -> impl Iterator<Item = OwnedFd> + 'a {
+    control
+        .drain()
+        .filter_map(|message| {
+            if let RecvAncillaryMessage::ScmRights(rights) = message {
+                Some(rights)
+            } else {
+                None
+            }
+        })
+        .flatten()
 }
 
 fn send_frame<T: Serialize>(
@@ -214,17 +268,7 @@ fn receive_frame<T: DeserializeOwned>(
     if received.bytes == 0 {
         return Ok(None);
     }
-    let descriptors = control
-        .drain()
-        .filter_map(|message| {
-            if let RecvAncillaryMessage::ScmRights(rights) = message {
-                Some(rights)
-            } else {
-                None
-            }
-        })
-        .flatten()
-        .collect();
+    let descriptors = descriptors(&mut control).collect();
     socket.read_exact(&mut header[received.bytes..])?;
 
     let [l0, l1, l2, l3, version] = header;

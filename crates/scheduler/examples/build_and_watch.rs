@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use registry::{AddText, Added};
 use scheduler::{
-    BuildRequest, Config, EventKind, HostEnvironment, Scheduler, SchedulerHandle, Wanted,
+    BuildMode, BuildRequest, Config, EventKind, HostEnvironment, Scheduler, SchedulerHandle, Wanted,
 };
 use store_model::derivation::HashModuloCache;
 use store_model::settings::{SandboxPath, Settings, StoreLayout};
@@ -65,7 +65,7 @@ async fn build(root: &Path) -> Result<(), Box<dyn Error>> {
             match event.kind {
                 EventKind::Created { key, .. } => println!("goal {}: {key}", event.goal),
                 EventKind::Waiting { reason } => println!("goal {}: {reason:?}", event.goal),
-                EventKind::Started { pid, uid } => {
+                EventKind::Started { pid, uid, .. } => {
                     println!("goal {}: started as {pid}, uid {uid}", event.goal);
                 }
                 EventKind::Logged(lines) | EventKind::HookLogged(lines) => {
@@ -89,6 +89,7 @@ async fn build(root: &Path) -> Result<(), Box<dyn Error>> {
             wanted: vec![Wanted::Outputs {
                 drv_path: shout.path.clone(),
                 outputs: WantedOutputs::All,
+                mode: BuildMode::Normal,
             }],
             settings,
             priority: 0,

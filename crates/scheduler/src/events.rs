@@ -2,6 +2,8 @@
 //!
 //! ```text
 //! Created ─► Waiting* ─► Started ─► Logged* ─► Waiting(Registration) ─► HookLogged* ─► Finished
+//!               ▲                                        │
+//!               └────────────── another round ───────────┘
 //! ```
 //!
 //! Every goal is created once and finished once; what lies between may be absent.
@@ -48,6 +50,8 @@ pub enum EventKind {
         pid: u32,
         /// The uid that the builder has on the host.
         uid: u32,
+        /// Which of its builds this is.
+        round: Round,
     },
     /// Its builder wrote lines.
     Logged(LogLines),
@@ -55,6 +59,15 @@ pub enum EventKind {
     HookLogged(LogLines),
     /// It ended.
     Finished(Arc<Outcome>),
+}
+
+/// One of the builds of a goal that builds several times to compare what it makes (SPEC B9).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Round {
+    /// Counts from 1.
+    pub number: u32,
+    /// How many there are if none differs.
+    pub of: u32,
 }
 
 /// Why a goal stands still.

@@ -205,6 +205,7 @@ impl Graph {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::goal::BuildMode;
     use crate::goal::Status;
 
     const REQUEST: RequestId = RequestId(0);
@@ -212,7 +213,7 @@ mod tests {
 
     fn key(name: &str) -> GoalKey {
         let path = format!("{}-{name}.drv", "0".repeat(32));
-        GoalKey::Derivation(path.parse().expect("a valid path"))
+        GoalKey::Derivation(path.parse().expect("a valid path"), BuildMode::Normal)
     }
 
     fn create(graph: &mut Graph, waiter: Waiter, name: &str) -> GoalId {

@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::Error;
 use crate::actors::Scheduler;
 use crate::events::Event;
+use crate::goal::BuildMode;
 use crate::messages::{
     CancelRequests, ForcePanic, PanickingActor, StopScheduler, SubmitGoals, Subscribe,
 };
@@ -83,6 +84,7 @@ impl SchedulerHandle {
             wanted: vec![Wanted::Given {
                 drv_path,
                 derivation,
+                mode: BuildMode::Normal,
             }],
             settings,
             priority: 0,

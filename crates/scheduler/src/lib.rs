@@ -4,7 +4,7 @@
 //! # async fn example(drv_path: store_model::StorePath) -> Result<(), scheduler::Error> {
 //! use std::sync::Arc;
 //!
-//! use scheduler::{BuildRequest, Config, Scheduler, Wanted};
+//! use scheduler::{BuildMode, BuildRequest, Config, Scheduler, Wanted};
 //! use store_model::settings::{Settings, StoreLayout};
 //! use store_model::wanted_outputs::WantedOutputs;
 //!
@@ -17,7 +17,7 @@
 //! })?;
 //! let report = scheduler
 //!     .build_paths(BuildRequest {
-//!         wanted: vec![Wanted::Outputs { drv_path, outputs: WantedOutputs::All }],
+//!         wanted: vec![Wanted::Outputs { drv_path, outputs: WantedOutputs::All, mode: BuildMode::Normal }],
 //!         settings,
 //!         priority: 0,
 //!     })
@@ -53,8 +53,8 @@ mod hook;
 
 pub use actors::Scheduler;
 pub use error::Error;
-pub use events::{Event, EventKind, LockOwner, WaitReason};
-pub use goal::{BuildTimes, GoalId, GoalKey, Outcome, RequestId, Status};
+pub use events::{Event, EventKind, LockOwner, Round, WaitReason};
+pub use goal::{BuildMode, BuildTimes, GoalId, GoalKey, Outcome, RequestId, Status};
 pub use handle::{EventStream, SchedulerHandle};
 pub use request::{BuildReport, BuildRequest, Wanted};
 pub use sandbox::HostEnvironment;

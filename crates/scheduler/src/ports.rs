@@ -1,11 +1,13 @@
 //! Whom a goal may speak to, by what it may say to them.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use actix::{Recipient, WeakRecipient};
 use registry::{
-    AddTempRoots, AwaitLock, DiscardInvalidPaths, QueryClosure, QueryDerivation, QueryValidPaths,
-    RegisterOutputs, TryLockOutputs,
+    AddTempRoots, AwaitLock, CompareOutputs, DiscardInvalidPaths, QueryClosure, QueryDerivation,
+    QueryGraphs, QueryValidPaths, RegisterOutputs, TryLockOutputs,
 };
-use sandbox::{CancelBuild, DisposeBuild, StartBuild};
+use sandbox::{BuildId, CancelBuild, DisposeBuild, StartBuild};
 use store_model::StoreDir;
 
 use crate::hook::Hooks;
@@ -29,9 +31,13 @@ pub struct Ports {
     /// To the registry.
     pub query_closure: Recipient<QueryClosure>,
     /// To the registry.
+    pub query_graphs: Recipient<QueryGraphs>,
+    /// To the registry.
     pub discard_invalid_paths: Recipient<DiscardInvalidPaths>,
     /// To the registry.
     pub register_outputs: Recipient<RegisterOutputs>,
+    /// To the registry.
+    pub compare_outputs: Recipient<CompareOutputs>,
     /// To the lock keeper.
     pub try_lock_outputs: Recipient<TryLockOutputs>,
     /// To the lock keeper.
@@ -46,6 +52,17 @@ pub struct Ports {
     pub(crate) hooks: Hooks,
     /// Up to the scheduler.
     pub(crate) upward: Upward,
+    /// Counts the builds: a goal may have several, and one that is wanted again after it was
+    /// cancelled has its name from before.
+    pub(crate) n_builds: AtomicU64,
+}
+
+impl Ports {
+    /// Returns a name that no other build of this scheduler has.
+    pub(crate) fn next_build_id(&self) -> BuildId {
+        // Nothing else is handed over with it, so no order is needed.
+        BuildId(self.n_builds.fetch_add(1, Ordering::Relaxed))
+    }
 }
 
 /// What goals say to the scheduler.

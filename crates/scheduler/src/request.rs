@@ -5,7 +5,7 @@ use std::sync::Arc;
 use store_model::wanted_outputs::WantedOutputs;
 use store_model::{Derivation, Settings, StorePath};
 
-use crate::goal::{FailureBits, GoalKey, Outcome, RequestId};
+use crate::goal::{BuildMode, FailureBits, GoalKey, Outcome, RequestId};
 
 /// One thing to bring about.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,6 +16,8 @@ pub enum Wanted {
         drv_path: StorePath,
         /// Which of its outputs.
         outputs: WantedOutputs,
+        /// What they are built for.
+        mode: BuildMode,
     },
     /// All outputs of a derivation that need not be in the store (SPEC B10).
     Given {
@@ -23,8 +25,10 @@ pub enum Wanted {
         drv_path: StorePath,
         /// The derivation itself.
         derivation: Arc<Derivation>,
+        /// What it is built for.
+        mode: BuildMode,
     },
-    /// A path.
+    /// A path, which is only ensured whatever else is checked.
     Path(StorePath),
 }
 
@@ -33,8 +37,8 @@ impl Wanted {
     #[must_use]
     pub fn key(&self) -> GoalKey {
         match self {
-            Self::Outputs { drv_path, .. } | Self::Given { drv_path, .. } => {
-                GoalKey::Derivation(drv_path.clone())
+            Self::Outputs { drv_path, mode, .. } | Self::Given { drv_path, mode, .. } => {
+                GoalKey::Derivation(drv_path.clone(), *mode)
             }
             Self::Path(path) => GoalKey::Path(path.clone()),
         }
@@ -52,6 +56,7 @@ impl Wanted {
             Self::Given {
                 drv_path,
                 derivation,
+                ..
             } => Some((drv_path.clone(), Arc::clone(derivation))),
             Self::Outputs { .. } | Self::Path(_) => None,
         }

@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use actix::prelude::*;
 use registry::{LockKeeper, StopRegistry, StoreRegistry};
@@ -65,8 +66,10 @@ impl Services {
             query_derivation: self.store.clone().recipient(),
             query_valid_paths: self.store.clone().recipient(),
             query_closure: self.store.clone().recipient(),
+            query_graphs: self.store.clone().recipient(),
             discard_invalid_paths: self.store.clone().recipient(),
             register_outputs: self.store.clone().recipient(),
+            compare_outputs: self.store.clone().recipient(),
             try_lock_outputs: self.locks.clone().recipient(),
             await_lock: self.locks.clone().recipient(),
             start_build: self.sandbox.clone().recipient(),
@@ -74,6 +77,7 @@ impl Services {
             dispose_build: self.sandbox.clone().recipient(),
             hooks: self.hooks.clone(),
             upward,
+            n_builds: AtomicU64::new(0),
         }
     }
 

@@ -70,6 +70,18 @@ impl StoreDir {
             }),
         }
     }
+
+    /// Reads a full path that leads to an object or to something inside it; returns the object's.
+    ///
+    /// # Errors
+    /// As [`StoreDir::parse_bytes`].
+    pub fn parse_inside(&self, bytes: &[u8]) -> Result<StorePath, Error> {
+        let name_start = self.0.len() + 1;
+        let below = bytes.get(name_start..).unwrap_or_default();
+        let name_len = below.iter().position(|byte| *byte == b'/');
+        let end = name_start + name_len.unwrap_or(below.len());
+        self.parse_bytes(&bytes[..bytes.len().min(end)])
+    }
 }
 
 impl Default for StoreDir {

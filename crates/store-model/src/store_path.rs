@@ -188,6 +188,29 @@ mod tests {
     }
 
     #[test]
+    fn a_path_inside_an_object_leads_to_the_object() {
+        let store_dir = StoreDir::default();
+        let object = format!("{HASH_PART}-x");
+        for below in ["", "/", "/bin", "/bin/../sh"] {
+            let path = format!("/nix/store/{object}{below}");
+            let found = store_dir.parse_inside(path.as_bytes()).unwrap();
+            assert_eq!(found.base_name(), object);
+        }
+        for path in [
+            "",
+            "/nix/store",
+            "/nix/store/",
+            "/nix/store/bin/x",
+            "/etc/x",
+        ] {
+            assert!(store_dir.parse_inside(path.as_bytes()).is_err(), "{path}");
+        }
+        let longer = format!("/nix/storex/{object}");
+        assert!(store_dir.parse_inside(longer.as_bytes()).is_err());
+        assert!(store_dir.parse_inside(b"/nix/store/\xff/x").is_err());
+    }
+
+    #[test]
     fn a_full_path_lies_directly_in_the_store_directory() {
         let store_dir = StoreDir::default();
         for path in [

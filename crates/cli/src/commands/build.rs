@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime};
 
 use nix::sys::signal::Signal;
 use scheduler::{
-    BuildReport, BuildRequest, Config, Event, EventKind, EventStream, Outcome, Scheduler,
-    SchedulerHandle, Status, Wanted,
+    BuildMode, BuildReport, BuildRequest, Config, Event, EventKind, EventStream, Outcome,
+    Scheduler, SchedulerHandle, Status, Wanted,
 };
 use serde_json::{Value, json};
 use store_model::Settings;
@@ -145,7 +145,19 @@ fn flags(arguments: &BuildArguments) -> Vec<Assignment> {
         .into_iter()
         .filter(|(_, is_on)| *is_on)
         .map(|(name, _)| typed(name, "true"));
-    values.chain(switches).collect()
+    let rounds = arguments
+        .rounds
+        .map(|n_rounds| typed("repeat", &n_rounds.saturating_sub(1).to_string()));
+    values.chain(switches).chain(rounds).collect()
+}
+
+/// Returns what the outputs are built for.
+fn mode(arguments: &BuildArguments) -> BuildMode {
+    if arguments.check {
+        BuildMode::Check
+    } else {
+        BuildMode::Normal
+    }
 }
 
 /// Finds what every word means, so that a wrong one is told before anything is opened.
@@ -158,9 +170,11 @@ fn plan_words(
 ) -> Result<Vec<Planned>> {
     let finder = session.finder(layout);
     let plan_word = |word: &String| match finder.target(word)? {
-        Target::Outputs { drv_path, outputs } => {
-            Ok(Planned::Wanted(Wanted::Outputs { drv_path, outputs }))
-        }
+        Target::Outputs { drv_path, outputs } => Ok(Planned::Wanted(Wanted::Outputs {
+            drv_path,
+            outputs,
+            mode: mode(arguments),
+        })),
         Target::Path(path) => Ok(Planned::Wanted(Wanted::Path(path))),
         Target::Goals {
             file,
@@ -187,6 +201,7 @@ fn plan_words(
 async fn group(
     store: &Store,
     planned: Vec<Planned>,
+    mode: BuildMode,
     settings: &Arc<Settings>,
 ) -> Result<Vec<Group>> {
     let mut groups: Vec<Group> = Vec::new();
@@ -198,11 +213,14 @@ async fn group(
                 outputs,
                 settings,
             } => {
-                let made = goals.instantiate(store, &settings.system).await?;
-                let wanted = made.into_iter().map(|(_, made)| Wanted::Outputs {
-                    drv_path: made.drv_path,
-                    outputs: outputs.clone(),
-                });
+                let instantiated = goals.instantiate(store, &settings.system).await?;
+                let wanted = instantiated
+                    .into_iter()
+                    .map(|(_, instantiated)| Wanted::Outputs {
+                        drv_path: instantiated.drv_path,
+                        outputs: outputs.clone(),
+                        mode,
+                    });
                 (settings, wanted.collect())
             }
         };
@@ -224,7 +242,7 @@ async fn dry_run(
 ) -> Result<()> {
     let store = Store::open(layout, settings)?;
     let work = async {
-        let groups = group(&store, planned, settings).await?;
+        let groups = group(&store, planned, BuildMode::Normal, settings).await?;
         let wanted: Vec<Wanted> = groups.into_iter().flat_map(|group| group.wanted).collect();
         plan::plan(&store, &wanted)
             .await?
@@ -253,7 +271,7 @@ impl Run<'_> {
         output: &mut Output,
     ) -> Result<()> {
         let store = Store::of_scheduler(self.scheduler, self.layout);
-        let grouping = group(&store, planned, settings);
+        let grouping = group(&store, planned, mode(self.arguments), settings);
         let groups = interrupts.unless(grouping).await?;
         let mut events = self.scheduler.subscribe().await?;
         let mut renderer = self.renderer();

@@ -36,7 +36,9 @@ pub(super) async fn plan(store: &Store, wanted: &[Wanted]) -> Result<Plan> {
     };
     for wanted in wanted {
         match wanted {
-            Wanted::Outputs { drv_path, outputs } => planner.add(drv_path, outputs).await?,
+            Wanted::Outputs {
+                drv_path, outputs, ..
+            } => planner.add(drv_path, outputs).await?,
             Wanted::Given { drv_path, .. } => planner.add(drv_path, &WantedOutputs::All).await?,
             Wanted::Path(path) => planner.note_unknown(BTreeSet::from([path.clone()])).await?,
         }

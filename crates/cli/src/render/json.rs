@@ -2,7 +2,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use scheduler::{Event, EventKind, LockOwner, Outcome, Status, WaitReason};
+use scheduler::{BuildMode, Event, EventKind, GoalKey, LockOwner, Outcome, Status, WaitReason};
 use serde_json::{Map, Value, json};
 use store_model::{StoreDir, StorePath};
 
@@ -27,9 +27,19 @@ pub(crate) fn event(event: &Event, path: Option<&StorePath>, store_dir: &StoreDi
         put("goal", json!(store_dir.print(path)));
     }
     let details = match &event.kind {
-        EventKind::Created { request, .. } => json!({"request": request.to_string()}),
+        EventKind::Created { key, request } => match key {
+            GoalKey::Derivation(_, mode) => {
+                json!({"request": request.to_string(), "mode": build_mode(*mode)})
+            }
+            GoalKey::Path(_) => json!({"request": request.to_string()}),
+        },
         EventKind::Waiting { reason } => wait_reason(reason, store_dir),
-        EventKind::Started { pid, uid } => json!({"pid": pid, "uid": uid}),
+        EventKind::Started { pid, uid, round } => json!({
+            "pid": pid,
+            "uid": uid,
+            "round": round.number,
+            "rounds": round.of,
+        }),
         EventKind::Logged(lines) | EventKind::HookLogged(lines) => json!({
             "lines": lines
                 .text
@@ -53,6 +63,13 @@ fn event_type(kind: &EventKind) -> &'static str {
         EventKind::Logged(_) => "logged",
         EventKind::HookLogged(_) => "hookLogged",
         EventKind::Finished(_) => "finished",
+    }
+}
+
+fn build_mode(mode: BuildMode) -> &'static str {
+    match mode {
+        BuildMode::Normal => "normal",
+        BuildMode::Check => "check",
     }
 }
 

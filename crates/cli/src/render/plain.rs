@@ -1,6 +1,6 @@
 //! Plain lines for a pipe or a log file: one for each thing that happens, never rewritten.
 
-use scheduler::{Event, EventKind, Outcome, Status, WaitReason};
+use scheduler::{BuildMode, Event, EventKind, Outcome, Status, WaitReason};
 use store_model::{StoreDir, StorePath};
 
 use super::Style;
@@ -43,8 +43,16 @@ impl Plain {
             return String::new();
         };
         match &event.kind {
-            EventKind::Started { .. } => {
-                format!("building '{}'...\n", self.store_dir.print(path))
+            EventKind::Started { round, .. } => {
+                let verb = match progress.mode(event.goal) {
+                    BuildMode::Normal => "building",
+                    BuildMode::Check => "checking",
+                };
+                let path = self.store_dir.print(path);
+                match round.of {
+                    1 => format!("{verb} '{path}'...\n"),
+                    n_rounds => format!("{verb} '{path}' (round {}/{n_rounds})...\n", round.number),
+                }
             }
             EventKind::Waiting {
                 reason: WaitReason::Lock { path, holder },

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
-use scheduler::{Event, EventKind, GoalId, GoalKey, LockOwner, Status, WaitReason};
+use scheduler::{BuildMode, Event, EventKind, GoalId, GoalKey, LockOwner, Status, WaitReason};
 use store_model::StorePath;
 use store_model::store_path::DERIVATION_SUFFIX;
 
@@ -62,7 +62,7 @@ impl Progress {
         }
         if let EventKind::Finished(outcome) = &event.kind {
             if let Some(goal) = self.goals.remove(&event.goal)
-                && matches!(goal.key, GoalKey::Derivation(_))
+                && matches!(goal.key, GoalKey::Derivation(..))
             {
                 self.counts.add(outcome.status);
             }
@@ -89,6 +89,15 @@ impl Progress {
         self.goals.get(&goal).map(|goal| goal.key.path())
     }
 
+    /// Returns what a goal that has not ended builds for.
+    #[must_use]
+    pub(crate) fn mode(&self, goal: GoalId) -> BuildMode {
+        match self.goals.get(&goal).map(|goal| &goal.key) {
+            Some(GoalKey::Derivation(_, mode)) => *mode,
+            Some(GoalKey::Path(_)) | None => BuildMode::Normal,
+        }
+    }
+
     /// Returns how many derivations ended in which way.
     #[must_use]
     pub(crate) fn counts(&self) -> Counts {
@@ -104,7 +113,7 @@ impl Progress {
         for goal in self.goals.values() {
             match &goal.phase {
                 Phase::Running { since } => running.push((*since, goal)),
-                Phase::Waiting(reason) if matches!(goal.key, GoalKey::Derivation(_)) => {
+                Phase::Waiting(reason) if matches!(goal.key, GoalKey::Derivation(..)) => {
                     waits.add(goal, reason);
                 }
                 Phase::Deciding | Phase::Waiting(_) => {}

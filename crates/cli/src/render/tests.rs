@@ -8,7 +8,9 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
 use sandbox::LogLines;
-use scheduler::{EventKind, GoalId, GoalKey, LockOwner, Outcome, RequestId, Status, WaitReason};
+use scheduler::{
+    BuildMode, EventKind, GoalId, GoalKey, LockOwner, Outcome, RequestId, Round, Status, WaitReason,
+};
 use serde_json::json;
 use store_model::StorePath;
 
@@ -36,9 +38,14 @@ fn event(goal: u32, seconds: u64, kind: EventKind) -> Event {
 
 fn created(base_name: &str) -> EventKind {
     EventKind::Created {
-        key: GoalKey::Derivation(path(base_name)),
+        key: GoalKey::Derivation(path(base_name), BuildMode::Normal),
         request: RequestId::new(0),
     }
+}
+
+fn started(pid: u32, uid: u32) -> EventKind {
+    let round = Round { number: 1, of: 1 };
+    EventKind::Started { pid, uid, round }
 }
 
 fn logged(text: &'static [u8]) -> EventKind {
@@ -81,7 +88,7 @@ fn a_pipe_gets_a_line_for_each_thing_that_happens() {
         vec![
             waiting(WaitReason::Inputs { n_pending: 2 }),
             waiting(lock()),
-            EventKind::Started { pid: 1, uid: 2 },
+            started(1, 2),
             logged(b"one\ntwo\x1b]0;title\x07\n\x1b[31mred"),
             finished(outcome),
         ],
@@ -131,9 +138,9 @@ fn the_live_view_counts_and_says_what_waits_for_what() {
     for (goal, seconds, kind) in [
         (0, 1, finished(built)),
         (1, 1, finished(failed)),
-        (2, 10, EventKind::Started { pid: 1, uid: 1 }),
+        (2, 10, started(1, 1)),
         (2, 11, logged(b"first\nlast\x1b[2J")),
-        (3, 5, EventKind::Started { pid: 2, uid: 2 }),
+        (3, 5, started(2, 2)),
         (4, 1, waiting(WaitReason::Slot)),
         (5, 1, waiting(WaitReason::Inputs { n_pending: 1 })),
         (6, 1, waiting(lock())),
@@ -172,7 +179,7 @@ fn json_lines_name_the_goal_and_carry_everything() {
                    "holder": "process", "holderPid": 77}),
         ),
         (
-            EventKind::Started { pid: 5, uid: 6 },
+            started(5, 6),
             json!({"event": "started", "pid": 5, "uid": 6}),
         ),
         (

@@ -4,15 +4,16 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use actix::{Actor, Context, Handler, ResponseFuture};
+use store_model::derivation::reference_graphs::GraphInfos;
 use store_model::{Derivation, PathInfo, StorePath};
 use tokio::sync::oneshot;
 
 use crate::db::{Database, query};
 use crate::messages::{
-    AddIndirectRoot, AddPath, AddTempRoots, AddText, Added, DiscardInvalidPaths,
-    QueryAllValidPaths, QueryClosure, QueryDerivation, QueryGoodPaths, QueryPathFromHashPart,
-    QueryPathInfo, QueryReferrers, QueryValidDerivers, QueryValidPaths, RegisterError,
-    RegisterOutputs, RootsLease, StopRegistry,
+    AddIndirectRoot, AddPath, AddTempRoots, AddText, Added, CompareOutputs, Compared,
+    DiscardInvalidPaths, QueryAllValidPaths, QueryClosure, QueryDerivation, QueryGoodPaths,
+    QueryGraphs, QueryPathFromHashPart, QueryPathInfo, QueryReferrers, QueryValidDerivers,
+    QueryValidPaths, RegisterError, RegisterOutputs, RootsLease, StopRegistry,
 };
 use crate::services::{Pools, Queues};
 use crate::{Error, roots, tasks, workers};
@@ -86,6 +87,14 @@ impl Handler<QueryClosure> for StoreRegistry {
     }
 }
 
+impl Handler<QueryGraphs> for StoreRegistry {
+    type Result = Answer<GraphInfos>;
+
+    fn handle(&mut self, question: QueryGraphs, _: &mut Context<Self>) -> Self::Result {
+        self.run(|queues| tasks::graphs(queues, question.graphs))
+    }
+}
+
 impl Handler<QueryDerivation> for StoreRegistry {
     type Result = Answer<Arc<Derivation>>;
 
@@ -128,6 +137,14 @@ impl Handler<RegisterOutputs> for StoreRegistry {
 
     fn handle(&mut self, request: RegisterOutputs, _: &mut Context<Self>) -> Self::Result {
         self.run(|queues| tasks::register_outputs(queues, request))
+    }
+}
+
+impl Handler<CompareOutputs> for StoreRegistry {
+    type Result = Answer<Compared, RegisterError>;
+
+    fn handle(&mut self, request: CompareOutputs, _: &mut Context<Self>) -> Self::Result {
+        self.run(|queues| tasks::compare_outputs(queues, request))
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! outputs of a build    check ─► (copy, if fixed) ─► make canonical, hash, scan ─┐
+//! outputs of a check    check ─► (copy, if fixed) ─► make canonical, hash, scan ─► compare
 //! text, source          write or copy ─► make canonical, hash ─► name            ├─► move into the store
 //!                                                                                │   ─► hand to the writer
 //! ```
@@ -10,15 +11,17 @@
 //! takes the object out of the store again.
 
 mod canonical;
+mod compare;
 mod copy;
 mod hash_scan;
+mod open_tree;
 mod optimise;
 mod outputs;
 pub(crate) mod place;
 mod sources;
 
 use std::collections::{BTreeSet, HashMap};
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -37,6 +40,7 @@ use crate::writer::{Commit, CommitQueue, ContentSync};
 use crate::{CancelFlag, Error};
 
 use self::canonical::Canonical;
+pub use self::compare::RoundOutputs;
 use self::copy::{Place, RequiredOwner, copy_tree};
 pub(crate) use self::hash_scan::ReadBuffer;
 use self::hash_scan::{ContentHash, Contents, Metadata, Question, read_tree};
@@ -92,7 +96,13 @@ impl Trash {
     /// # Errors
     /// It cannot be moved.
     pub(crate) fn discard(&self, path: &StorePath) -> Result<(), Error> {
-        if let Some(name) = self.staging.take_out(path)? {
+        let real_path = self.staging.real_path(path);
+        self.discard_named(&c_name(path.base_name()), &real_path)
+    }
+
+    /// The same, of something in the store directory whose name is no path's.
+    fn discard_named(&self, name: &CStr, path: &Path) -> Result<(), Error> {
+        if let Some(name) = self.staging.take_out(name, path)? {
             let staging = Arc::clone(&self.staging);
             self.queue.submit_blocking(move |()| staging.delete(&name));
         }

@@ -27,14 +27,14 @@ use crate::staging::c_name;
 pub(crate) use self::mismatch::{FoundOutput, Refusal};
 
 /// An output that is ready to be moved into the store.
-struct Ready<'a> {
-    output: &'a ScratchOutput,
-    source: Source,
-    contents: Contents,
+pub(super) struct Ready<'a> {
+    pub(super) output: &'a ScratchOutput,
+    pub(super) source: Source,
+    pub(super) contents: Contents,
 }
 
 /// Where an output is.
-enum Source {
+pub(super) enum Source {
     /// Where its builder left it, under the name of its path.
     Scratch,
     /// In our own directory, as a fresh copy.
@@ -209,7 +209,7 @@ impl Ingest {
     }
 
     /// Checks, copies where that is due, makes canonical, and reads all outputs.
-    fn prepare_outputs<'a>(
+    pub(super) fn prepare_outputs<'a>(
         &mut self,
         request: &'a RegisterOutputs,
     ) -> Result<Vec<Ready<'a>>, Refusal> {

@@ -49,6 +49,8 @@ pub(crate) struct BuilderSession {
     supervisor: WeakAddr<SandboxSupervisor>,
     /// Wakes the worker if it waits for a build user.
     withdrawal: Arc<Withdrawal>,
+    /// Wakes the worker if it waits for the user's hook.
+    give_up: Option<Arc<OwnedFd>>,
     /// Wakes the log's reader when the builder is gone.
     stop_log: Option<Arc<OwnedFd>>,
     budget: Arc<Semaphore>,
@@ -123,6 +125,7 @@ impl BuilderSession {
             launcher,
             supervisor,
             withdrawal: Arc::default(),
+            give_up: None,
             stop_log: None,
             budget: Arc::new(Semaphore::new(BUDGET_BYTES)),
             builder_uid: 0,
@@ -137,13 +140,18 @@ impl BuilderSession {
         }
     }
 
-    fn start_worker(&mut self, stop_log: Arc<OwnedFd>, ctx: &mut Context<Self>) {
+    fn start_worker(&mut self, ctx: &mut Context<Self>) -> io::Result<()> {
+        let new_wake = || rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC);
+        let (stop_log, given_up) = (Arc::new(new_wake()?), Arc::new(new_wake()?));
+        self.stop_log = Some(Arc::clone(&stop_log));
+        self.give_up = Some(Arc::clone(&given_up));
         let work = Work {
             request: Arc::clone(&self.request),
             host: Arc::clone(&self.host),
             confinement: self.confinement,
             launcher: Arc::clone(&self.launcher),
             withdrawal: Arc::clone(&self.withdrawal),
+            given_up,
             stop_log,
             budget: Arc::clone(&self.budget),
             session: ctx.address().recipient(),
@@ -160,6 +168,7 @@ impl BuilderSession {
             session.finish_work(work, ctx);
         });
         ctx.spawn(finished);
+        Ok(())
     }
 
     fn finish_work(&mut self, work: FinishedWork, ctx: &mut Context<Self>) {
@@ -196,7 +205,7 @@ impl BuilderSession {
             if let Some(users) = &self.host.users {
                 users.withdraw(&self.withdrawal);
             }
-            return;
+            return wake(self.give_up.as_ref());
         }
         let (launcher, build_id) = (Arc::clone(&self.launcher), self.request.build_id.0);
         // A launcher that cannot be asked is gone, which its thread tells everybody.
@@ -274,10 +283,7 @@ impl BuilderSession {
     /// Tells the log's reader that no more will be written.
     fn stop_reading(&self) {
         self.budget.close();
-        if let Some(stop) = &self.stop_log {
-            // Adding one to a counter that nobody else adds to cannot fail.
-            let _ = rustix::io::write(stop, &1_u64.to_ne_bytes());
-        }
+        wake(self.stop_log.as_ref());
     }
 
     fn report_if_over(&mut self, ctx: &mut Context<Self>) {
@@ -333,16 +339,8 @@ impl Actor for BuilderSession {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        match rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC) {
-            Ok(stop_log) => {
-                let stop_log = Arc::new(stop_log);
-                self.stop_log = Some(Arc::clone(&stop_log));
-                self.start_worker(stop_log, ctx);
-            }
-            Err(errno) => {
-                let source = errno.into();
-                self.finish_work(FinishedWork::failed(Error::Terminal { source }), ctx);
-            }
+        if let Err(source) = self.start_worker(ctx) {
+            self.finish_work(FinishedWork::failed(Error::Terminal { source }), ctx);
         }
     }
 
@@ -452,6 +450,7 @@ struct Work {
     confinement: Confinement,
     launcher: Arc<Launcher>,
     withdrawal: Arc<Withdrawal>,
+    given_up: Arc<OwnedFd>,
     stop_log: Arc<OwnedFd>,
     budget: Arc<Semaphore>,
     session: Recipient<WorkNews>,
@@ -465,7 +464,11 @@ impl Work {
         let prepared = self
             .host
             .acquire_user(&self.withdrawal, wait)
-            .and_then(|user| self.host.prepare(&self.request, self.confinement, user));
+            .and_then(|user| {
+                let given_up = self.given_up.as_fd();
+                self.host
+                    .prepare(&self.request, self.confinement, user, given_up)
+            });
         let (workspace, launch) = match prepared {
             Ok(prepared) => prepared,
             Err(error) => return FinishedWork::failed(error),
@@ -522,6 +525,14 @@ fn verdict(ending: Ending) -> BuildVerdict {
         Ending::Exited { code } => BuildVerdict::Exited { code },
         Ending::Signalled { signal } => BuildVerdict::Signalled { signal },
         Ending::SetupFailed { message, fault } => BuildVerdict::SetupFailed { message, fault },
+    }
+}
+
+/// Makes an event descriptor readable.
+fn wake(event: Option<&Arc<OwnedFd>>) {
+    if let Some(event) = event {
+        // Counts of this size do not add up to what a counter cannot hold.
+        let _ = rustix::io::write(event, &1_u64.to_ne_bytes());
     }
 }
 

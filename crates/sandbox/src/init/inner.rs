@@ -50,7 +50,7 @@ pub(super) fn run(
     });
     match prepared {
         Ok(()) => {
-            drop(outer::tell(news, &News::Started { pid: 0 }));
+            drop(outer::tell(news, News::Started { pid: 0 }));
             let error = match found {
                 Ok(()) => execute(&launch.program),
                 Err(error) => error,
@@ -61,7 +61,7 @@ pub(super) fn run(
             drop(io::stderr().write_all(complaint.as_bytes()));
         }
         Err(failure) => {
-            drop(outer::tell(news, &News::Ended(failure.into_ending())));
+            drop(outer::tell(news, News::Ended(failure.into_ending())));
         }
     }
     sys::exit_now(NOT_EXECUTED)

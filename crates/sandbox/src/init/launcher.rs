@@ -22,10 +22,11 @@ use rustix::process::DumpableBehavior;
 
 use super::failure::{Context, Failure};
 use super::seccomp::Filters;
+use super::views::Views;
 use super::{identity, mounts, outer, processes, sys};
 use crate::SetupFault;
 use crate::plan::{Descendants, Namespace};
-use crate::wire::{self, Ending, Launch, News, Report, Request};
+use crate::wire::{self, Ending, Launch, News, Report, Request, Told};
 
 /// What a launcher is able to do, decided once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -98,6 +99,7 @@ pub(super) fn run(args: impl Iterator<Item = OsString>) -> io::Result<()> {
                 rustix::process::PidfdFlags::empty(),
             )?,
             filters: Filters::compile(),
+            views: Views::default(),
         },
         unusable: prepare(profile).err().map(|failure| failure.to_string()),
         running: BTreeMap::new(),
@@ -257,7 +259,11 @@ impl Launcher {
         }
     }
 
-    fn start(&self, launch: &Launch, descriptors: Vec<OwnedFd>) -> Result<(i32, Running), Failure> {
+    fn start(
+        &mut self,
+        launch: &Launch,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<(i32, Running), Failure> {
         let Some(log) = descriptors.into_iter().next() else {
             return Err(Failure::refused(
                 "starting the builder",
@@ -275,6 +281,9 @@ impl Launcher {
             // From here, for in a new pid namespace nobody sees them.
             processes::kill_user(uid)
                 .context(|| format!("killing the processes of the build user {uid}"))?;
+        }
+        if let Some(view) = launch.plan.view() {
+            self.shared.views.touch(view.id);
         }
         let flags = clone_flags(&launch.plan.namespaces);
         match sys::clone_process(flags).context(|| namespaces_refused(flags))? {
@@ -301,10 +310,15 @@ impl Launcher {
         };
         let mut started = false;
         while let Some(news) = &running.news {
-            match receive_news(news)? {
-                Heard::News(News::Started { .. }) => started = true,
+            match hear(news)? {
+                Heard::Told(Told::News(News::Started { .. }), _) => started = true,
+                Heard::Told(Told::ViewMade { id }, view) => {
+                    if let Some(view) = view {
+                        self.shared.views.keep(id, view);
+                    }
+                }
                 // The first one counts: a builder whose set-up failed also exits.
-                Heard::News(News::Ended(ending)) => {
+                Heard::Told(Told::News(News::Ended(ending)), _) => {
                     running.ending.get_or_insert(ending);
                 }
                 Heard::Silence => break,
@@ -379,20 +393,19 @@ impl Launcher {
 
 /// What one look at a process 1's socket brought.
 enum Heard {
-    News(News),
+    Told(Told, Option<OwnedFd>),
     Silence,
     End,
 }
 
-fn receive_news(news: &OwnedFd) -> io::Result<Heard> {
+fn hear(news: &OwnedFd) -> io::Result<Heard> {
     let mut packet = [0; outer::MAX_NEWS_LEN];
-    let flags = rustix::net::RecvFlags::DONTWAIT;
-    let received = rustix::io::retry_on_intr(|| rustix::net::recv(news, &mut packet, flags));
-    match received {
-        Ok((0, _)) | Err(rustix::io::Errno::CONNRESET) => Ok(Heard::End),
-        Ok((length, _)) => Ok(Heard::News(wire::decode_news(&packet[..length])?)),
-        Err(rustix::io::Errno::AGAIN) => Ok(Heard::Silence),
-        Err(errno) => Err(errno.into()),
+    match wire::hear(news.as_fd(), &mut packet) {
+        Ok(Some((told, descriptor))) => Ok(Heard::Told(told, descriptor)),
+        Ok(None) => Ok(Heard::End),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(Heard::End),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Heard::Silence),
+        Err(error) => Err(error),
     }
 }
 

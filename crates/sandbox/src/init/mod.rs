@@ -26,6 +26,7 @@ mod outer;
 mod processes;
 mod seccomp;
 pub(crate) mod sys;
+mod views;
 
 use std::process::ExitCode;
 

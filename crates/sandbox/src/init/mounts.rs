@@ -17,10 +17,10 @@ use rustix::mount::{
 };
 
 use super::failure::{Context, Failure};
-use super::sys;
+use super::{sys, views};
 use crate::plan::{Absence, Access, Link};
 
-const EMPTY: &CStr = c"";
+pub(super) const EMPTY: &CStr = c"";
 
 /// The root directory in the making.
 pub(crate) struct NewRoot {
@@ -142,23 +142,43 @@ impl NewRoot {
     pub(crate) fn bind_own(&mut self, source: &Path, target: &Path) -> Result<(), Failure> {
         let (absence, link) = (Absence::Refused, Link::Followed);
         self.bind(source, target, Access::Writable, absence, link)?;
-        let operation = || format!("opening '{}' in the sandbox", target.display());
-        let place = self.host_path(target);
-        let directory = open_directory(rustix::fs::CWD, &place).context(operation)?;
-        self.own_mounts
-            .push(mount_id(&directory).context(operation)?);
+        self.note_own(target)
+            .context(|| format!("opening '{}' in the sandbox", target.display()))
+    }
+
+    /// Allows mount points to be made in what is mounted at `target`.
+    fn note_own(&mut self, target: &Path) -> io::Result<()> {
+        let directory = open_directory(rustix::fs::CWD, self.host_path(target))?;
+        self.own_mounts.push(mount_id(&directory)?);
         Ok(())
     }
 
-    /// Shows store objects on the mount points that they have in the directory at `target`.
-    pub(crate) fn bind_inputs(
-        &self,
+    /// Shows the builder's store, and store objects on their mount points in it.
+    pub(crate) fn mount_store(
+        &mut self,
+        scratch: &Path,
         source: &Path,
         target: &Path,
         names: &[String],
     ) -> Result<(), Failure> {
+        self.bind_own(scratch, target)?;
         let (store, inside) = self.open_stores(source, target)?;
         attach_inputs(&store, &inside, names)
+    }
+
+    /// The same, with what was mounted before.
+    pub(crate) fn place_view(
+        &mut self,
+        view: BorrowedFd<'_>,
+        target: &Path,
+    ) -> Result<(), Failure> {
+        let operation = || format!("showing the store as '{}'", target.display());
+        let mounts = views::clone(view)?;
+        let mount_point = self
+            .mount_point(target, FileType::Directory)
+            .context(operation)?;
+        attach(mounts.as_fd(), mount_point.as_fd()).context(operation)?;
+        self.note_own(target).context(operation)
     }
 
     /// Shows store objects in an overlay at `target`: its lower layer is a tmpfs that holds the
@@ -385,21 +405,31 @@ fn attach_inputs(
     inside: &OwnedFd,
     names: &[impl AsRef<str>],
 ) -> Result<(), Failure> {
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE
-        | OpenTreeFlags::OPEN_TREE_CLOEXEC
-        | OpenTreeFlags::AT_SYMLINK_NOFOLLOW;
     for name in names {
-        let name = name.as_ref();
-        let operation = || format!("showing the input '{name}'");
-        let tree = rustix::mount::open_tree(store, name, flags).context(operation)?;
-        let how = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-        rustix::mount::move_mount(&tree, EMPTY, inside, name, how).context(operation)?;
+        attach_input(store, inside, name.as_ref(), |_| Ok(()))?;
     }
     let operation = || "making the inputs read-only";
     // One call for all is cheaper than one for each; the store itself must stay writable.
     let read_only = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
     set_attributes(inside.as_fd(), libc::AT_RECURSIVE, read_only, 0).context(operation)?;
     set_attributes(inside.as_fd(), 0, 0, libc::MOUNT_ATTR_RDONLY).context(operation)
+}
+
+/// Mounts a store object on its mount point in `inside`, after `prepare` has seen its mount.
+pub(super) fn attach_input(
+    store: &OwnedFd,
+    inside: &OwnedFd,
+    name: &str,
+    prepare: impl FnOnce(BorrowedFd<'_>) -> io::Result<()>,
+) -> Result<(), Failure> {
+    let operation = || format!("showing the input '{name}'");
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_SYMLINK_NOFOLLOW;
+    let tree = rustix::mount::open_tree(store, name, flags).context(operation)?;
+    prepare(tree.as_fd()).context(operation)?;
+    let how = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    rustix::mount::move_mount(&tree, EMPTY, inside, name, how).context(operation)
 }
 
 /// Mounts an overlay at `place`. Layers are named by path: the comma and the colon that the options
@@ -444,7 +474,7 @@ fn attach(tree: BorrowedFd<'_>, mount_point: BorrowedFd<'_>) -> io::Result<()> {
     )?)
 }
 
-fn restrict(tree: BorrowedFd<'_>, access: Access) -> io::Result<()> {
+pub(super) fn restrict(tree: BorrowedFd<'_>, access: Access) -> io::Result<()> {
     let attributes = match access {
         Access::ReadOnly => {
             libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV
@@ -467,7 +497,10 @@ fn set_attributes(mount: BorrowedFd<'_>, flags: i32, set: u64, clear: u64) -> io
     sys::mount_setattr(mount, EMPTY, flags | libc::AT_EMPTY_PATH, &attributes)
 }
 
-fn open_directory(parent: impl AsFd, path: impl rustix::path::Arg) -> io::Result<OwnedFd> {
+pub(super) fn open_directory(
+    parent: impl AsFd,
+    path: impl rustix::path::Arg,
+) -> io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     Ok(rustix::fs::openat(parent, path, flags, Mode::empty())?)
 }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::libc;
@@ -16,9 +17,11 @@ use super::failure::{Context, Failure};
 use super::mounts::{self, NewRoot};
 use super::processes::{self, STOP_SIGNAL};
 use super::seccomp::Filters;
+use super::views::{self, Views};
 use super::{capabilities, identity, inner, network, sys};
 use crate::plan::{Descendants, Plan, Step};
-use crate::wire::{self, Ending, Launch, News};
+use crate::spec::View;
+use crate::wire::{self, Ending, Launch, News, Told};
 
 /// The longest packet of news; messages are cut to fit.
 pub(super) const MAX_NEWS_LEN: usize = 4096;
@@ -33,6 +36,8 @@ pub(super) struct Shared {
     pub(super) launcher_life: OwnedFd,
     /// What builders load.
     pub(super) filters: Filters,
+    /// What further builds with the same inputs can use.
+    pub(super) views: Views,
 }
 
 /// Lives as the build's first process and ends with it.
@@ -45,7 +50,7 @@ pub(super) fn run(launch: &Launch, log: OwnedFd, news: &OwnedFd, shared: &Shared
         Ending::SetupFailed { message, fault }
     });
     // Nobody is left to hear of a failure to tell; the launcher then says what it saw.
-    drop(tell(news, &News::Ended(ending)));
+    drop(tell(news, News::Ended(ending)));
     sys::exit_now(0)
 }
 
@@ -62,7 +67,7 @@ fn supervise(
             .context(|| "adopting the builder's descendants")?;
         processes::block_stop_signal().context(|| "blocking signals")?;
     }
-    perform(plan)?;
+    perform(plan, &shared.views, news)?;
     let builder = start_builder(launch, &log, news, &shared.filters)?;
     drop(log);
     // From here on nothing is set up any more. The rights would only be worth stealing; but where
@@ -105,7 +110,7 @@ fn die_with_launcher(launcher_life: &OwnedFd) -> Result<(), Failure> {
 }
 
 /// Performs the outer steps, in order.
-fn perform(plan: &Plan) -> Result<(), Failure> {
+fn perform(plan: &Plan, views: &Views, news: &OwnedFd) -> Result<(), Failure> {
     let mut root: Option<NewRoot> = None;
     for step in &plan.outer {
         match (step, root.as_mut()) {
@@ -114,11 +119,45 @@ fn perform(plan: &Plan) -> Result<(), Failure> {
                 Some(made) => made.enter()?,
                 None => return Err(no_root()),
             },
+            (
+                Step::MountStore {
+                    scratch,
+                    source,
+                    target,
+                    names,
+                    view,
+                },
+                Some(root),
+            ) => match known_view(views, news, *view, (scratch, source, names)) {
+                Some(known) => root.place_view(known.as_fd(), target)?,
+                None => root.mount_store(scratch, source, target, names)?,
+            },
             (step, Some(root)) => perform_inside(step, root)?,
             (step, None) => perform_alone(step)?,
         }
     }
     Ok(())
+}
+
+/// Returns what a build with the same inputs has mounted, or mounts it for further ones.
+fn known_view(
+    views: &Views,
+    news: &OwnedFd,
+    View { id, is_known }: View,
+    (scratch, source, names): (&Path, &Path, &[String]),
+) -> Option<OwnedFd> {
+    if !is_known || !views::is_worthwhile(names.len()) {
+        return None;
+    }
+    if let Some(known) = views.get(id) {
+        return known.try_clone_to_owned().ok();
+    }
+    // Best effort: it only saves time, and older kernels cannot.
+    let made = views::make(scratch, source, names).ok()?;
+    let kept = wire::tell(news.as_fd(), &Told::ViewMade { id }, Some(made.as_fd()));
+    // A launcher that is gone keeps nothing, and this build ends with it.
+    drop(kept);
+    Some(made)
 }
 
 /// Performs a step that needs no root directory in the making.
@@ -148,7 +187,7 @@ fn perform_alone(step: &Step) -> Result<(), Failure> {
         | Step::Bind { .. }
         | Step::BindOwn { .. }
         | Step::OverlayInputs { .. }
-        | Step::BindInputs { .. }
+        | Step::MountStore { .. }
         | Step::MountProc
         | Step::MountTerminals
         | Step::MountSharedMemory { .. }
@@ -179,11 +218,6 @@ fn perform_inside(step: &Step, root: &mut NewRoot) -> Result<(), Failure> {
             target,
             names,
         } => root.overlay_inputs(upper, work, source, target, names),
-        Step::BindInputs {
-            source,
-            target,
-            names,
-        } => root.bind_inputs(source, target, names),
         Step::MountProc => root.mount_special("proc", "/proc", safe | MountFlags::NODEV, ""),
         Step::MountTerminals => root.mount_special(
             "devpts",
@@ -200,6 +234,7 @@ fn perform_inside(step: &Step, root: &mut NewRoot) -> Result<(), Failure> {
         Step::SealRoot => root.seal(),
         Step::DetachFromHost
         | Step::MountRoot { .. }
+        | Step::MountStore { .. }
         | Step::OverlayStore { .. }
         | Step::ShowOnly { .. }
         | Step::CoverProc
@@ -259,12 +294,8 @@ fn open_gate(gate: OwnedFd) -> Result<(), Failure> {
 }
 
 /// Sends a packet to the launcher.
-pub(super) fn tell(news: impl AsFd, what: &News) -> io::Result<()> {
-    let packet = wire::encode_news(what)?;
-    rustix::io::retry_on_intr(|| {
-        rustix::net::send(&news, &packet, rustix::net::SendFlags::NOSIGNAL)
-    })?;
-    Ok(())
+pub(super) fn tell(news: impl AsFd, what: News) -> io::Result<()> {
+    wire::tell(news.as_fd(), &Told::News(what), None)
 }
 
 /// Reaps everything until the builder is among it, or until told to stop.

@@ -1,6 +1,7 @@
 //! Plans are compared as data: the kernel has no part in them.
 
 use super::*;
+use crate::spec::View;
 
 fn view(network: Network, nested_namespaces: NestedNamespaces) -> SandboxView {
     SandboxView {
@@ -8,7 +9,13 @@ fn view(network: Network, nested_namespaces: NestedNamespaces) -> SandboxView {
         store_dir: "/nix/store".into(),
         real_store_dir: "/real/store".into(),
         scratch_store: "/real/store/x.drv.chroot/goalctl-store".into(),
-        inputs: Inputs::Mounted(vec!["a-input".to_owned()]),
+        inputs: Inputs::Mounted {
+            names: vec!["a-input".to_owned()],
+            view: View {
+                id: 0,
+                is_known: false,
+            },
+        },
         tmp_dir: "/state/builds/x/tmp".into(),
         host_paths: vec![
             SandboxPath {
@@ -70,7 +77,7 @@ fn the_host_is_cut_off_first_and_let_go_of_after_the_last_mount() {
             step,
             Step::Bind { .. }
                 | Step::BindOwn { .. }
-                | Step::BindInputs { .. }
+                | Step::MountStore { .. }
                 | Step::MakeDirectory { .. }
                 | Step::WriteFile { .. }
         )

@@ -27,6 +27,9 @@ use crate::Error;
 /// boot.
 const MACHINE_DIRECTORY: &str = "/run/goalctl-users";
 
+/// Where Nix has its lock files, whichever store it works on.
+const NIX_STATE_DIRECTORY: &str = "/nix/var/nix";
+
 /// Knows all users that builders may have, and who has them.
 #[derive(Debug)]
 pub(crate) struct UserPool {
@@ -65,15 +68,28 @@ pub(crate) struct BuildUser {
 pub(crate) struct Withdrawal(AtomicBool);
 
 /// The open lock files of one user.
-type FileLocks = (OwnedFd, Option<OwnedFd>);
+type FileLocks = Vec<OwnedFd>;
 
-/// Where the lock files are.
+/// Where the lock files are: the store's, and those of the whole machine, for two stores know
+/// nothing of each other's.
 #[derive(Debug)]
-struct Locks {
+struct Locks(Vec<LockDirectory>);
+
+/// A directory of lock files.
+#[derive(Debug)]
+struct LockDirectory {
     directory: OwnedFd,
     path: PathBuf,
-    /// Lock files of the whole machine: two stores know nothing of each other's.
-    machine: Option<OwnedFd>,
+    names: LockNames,
+}
+
+/// What lock files are called.
+#[derive(Debug, Clone, Copy)]
+enum LockNames {
+    /// As Nix calls them.
+    AsNix,
+    /// By their users' numbers.
+    Numbers,
 }
 
 /// Who has which user, by index.
@@ -114,20 +130,10 @@ impl UserPool {
         } else {
             (Origin::Group, members, "userpool")
         };
-        let path = state_dir.join(directory);
-        std::fs::create_dir_all(&path)
-            .map_err(Error::file("making the directory of build users", &path))?;
-        let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let directory = rustix::fs::open(&path, flags, Mode::empty())
-            .map_err(Error::file("opening the directory of build users", &path))?;
         Ok(Self {
             accounts,
             origin,
-            locks: Arc::new(Locks {
-                directory,
-                path,
-                machine: open_machine_directory(),
-            }),
+            locks: Arc::new(Locks::open(state_dir, directory)?),
             seats: Arc::default(),
         })
     }
@@ -145,7 +151,7 @@ impl UserPool {
         let mut taken = self.seats.lock();
         loop {
             if withdrawal.0.load(Ordering::Acquire) {
-                return Err(Error::NoUserWanted);
+                return Err(Error::GivenUp);
             }
             for (idx, account) in self.accounts.iter().enumerate() {
                 if taken.here.contains(&idx) || taken.elsewhere.contains(&idx) {
@@ -220,66 +226,97 @@ impl Drop for Seat {
 }
 
 impl Locks {
-    /// Takes the locks of a user; `None` if somebody has one.
-    fn try_take(&self, account: &Account) -> Result<Option<FileLocks>, Error> {
-        let own = self.open(account)?;
-        if !is_locked_now(&own) {
-            return Ok(None);
+    /// Opens the directory of that name in the store's state, and the machine's.
+    fn open(state_dir: &Path, name: &str) -> Result<Self, Error> {
+        let path = state_dir.join(name);
+        std::fs::create_dir_all(&path)
+            .map_err(Error::file("making the directory of build users", &path))?;
+        let own = LockDirectory::open(&path, LockNames::AsNix)
+            .map_err(Error::file("opening the directory of build users", &path))?;
+        // Best effort: without these the store's own locks remain.
+        let of_nix = Path::new(NIX_STATE_DIRECTORY).join(name);
+        let is_nix_here = Path::new(NIX_STATE_DIRECTORY).is_dir();
+        let of_machine = [
+            (of_nix.as_path(), LockNames::AsNix, is_nix_here),
+            (Path::new(MACHINE_DIRECTORY), LockNames::Numbers, true),
+        ];
+        let mut found = vec![own];
+        for (path, names, _) in of_machine.into_iter().filter(|(.., is_used)| *is_used) {
+            let _made = rustix::fs::mkdir(path, Mode::RWXU);
+            // Somebody else may have made it; only an owner's own directory is trusted.
+            if let Ok(directory) = LockDirectory::open(path, names)
+                && directory.is_own()
+                // A file cannot be locked twice.
+                && found.iter().all(|known| !known.is_same(&directory))
+            {
+                found.push(directory);
+            }
         }
-        match self.open_machine(account)? {
-            None => Ok(Some((own, None))),
-            Some(machine) => Ok(is_locked_now(&machine).then_some((own, Some(machine)))),
-        }
+        Ok(Self(found))
     }
 
-    /// Returns when both locks were free for a moment.
+    /// Takes the locks of a user; `None` if somebody has one.
+    fn try_take(&self, account: &Account) -> Result<Option<FileLocks>, Error> {
+        let mut taken = Vec::with_capacity(self.0.len());
+        for directory in &self.0 {
+            let file = directory.open_lock(account)?;
+            if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+                return Ok(None);
+            }
+            taken.push(file);
+        }
+        Ok(Some(taken))
+    }
+
+    /// Returns when each lock was free for a moment.
     fn await_release(&self, account: &Account) -> Result<(), Error> {
-        let operation = FlockOperation::LockExclusive;
-        for file in [Some(self.open(account)?), self.open_machine(account)?]
-            .iter()
-            .flatten()
-        {
-            rustix::io::retry_on_intr(|| rustix::fs::flock(file, operation))
-                .map_err(Error::file("locking", self.path.join(&account.lock_name)))?;
+        for directory in &self.0 {
+            let file = directory.open_lock(account)?;
+            let operation = FlockOperation::LockExclusive;
+            rustix::io::retry_on_intr(|| rustix::fs::flock(&file, operation)).map_err(
+                Error::file("locking", directory.path.join(directory.name_of(account))),
+            )?;
         }
         Ok(())
     }
+}
 
-    fn open(&self, account: &Account) -> Result<OwnedFd, Error> {
-        let name = &account.lock_name;
-        open_lock(&self.directory, name)
+impl LockDirectory {
+    fn open(path: &Path, names: LockNames) -> Result<Self, Errno> {
+        let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        Ok(Self {
+            directory: rustix::fs::open(path, flags, Mode::empty())?,
+            path: path.to_owned(),
+            names,
+        })
+    }
+
+    fn is_own(&self) -> bool {
+        let own = rustix::process::geteuid().as_raw();
+        rustix::fs::fstat(&self.directory).is_ok_and(|stat| stat.st_uid == own)
+    }
+
+    fn is_same(&self, other: &Self) -> bool {
+        let identity = |directory: &Self| {
+            let stat = rustix::fs::fstat(&directory.directory).ok()?;
+            Some((stat.st_dev, stat.st_ino))
+        };
+        identity(self) == identity(other)
+    }
+
+    fn name_of(&self, account: &Account) -> String {
+        match self.names {
+            LockNames::AsNix => account.lock_name.clone(),
+            LockNames::Numbers => account.uid.to_string(),
+        }
+    }
+
+    fn open_lock(&self, account: &Account) -> Result<OwnedFd, Error> {
+        let name = self.name_of(account);
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        rustix::fs::openat(&self.directory, &name, flags, Mode::RUSR | Mode::WUSR)
             .map_err(Error::file("opening the lock file", self.path.join(name)))
     }
-
-    fn open_machine(&self, account: &Account) -> Result<Option<OwnedFd>, Error> {
-        let name = account.uid.to_string();
-        let path = Path::new(MACHINE_DIRECTORY).join(&name);
-        self.machine
-            .as_ref()
-            .map(|machine| open_lock(machine, &name))
-            .transpose()
-            .map_err(Error::file("opening the lock file", path))
-    }
-}
-
-/// Opens the machine's lock directory, making it if need be. Best effort: without a `/run` the
-/// store's own locks remain.
-fn open_machine_directory() -> Option<OwnedFd> {
-    // Somebody else may have made it; only an owner's own directory is trusted below.
-    let _made = rustix::fs::mkdir(MACHINE_DIRECTORY, Mode::RWXU);
-    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let directory = rustix::fs::open(MACHINE_DIRECTORY, flags, Mode::empty()).ok()?;
-    let owner = rustix::fs::fstat(&directory).ok()?.st_uid;
-    (owner == rustix::process::geteuid().as_raw()).then_some(directory)
-}
-
-fn open_lock(directory: &OwnedFd, name: &str) -> Result<OwnedFd, Errno> {
-    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::openat(directory, name, flags, Mode::RUSR | Mode::WUSR)
-}
-
-fn is_locked_now(file: &OwnedFd) -> bool {
-    rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive).is_ok()
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ const N_FREE: usize = 8;
 #[derive(Debug)]
 pub(super) enum Choice {
     /// Each is mounted on a mount point on the disk: in this store, or in a new one.
-    MountPoints(Option<ScratchStore>),
+    MountPoints(Option<Box<ScratchStore>>),
     /// An overlay is laid over mount points in memory.
     Overlay,
 }
@@ -48,7 +48,7 @@ impl Idle {
             .map(|store| store.effort(inputs))
             .enumerate()
             .min_by_key(|(_, effort)| *effort);
-        let is_mounted = |input: &&Input| matches!(input, Input::Mounted(_));
+        let is_mounted = |input: &&Input| matches!(input, Input::Mounted { .. });
         let n_missing = best.map_or_else(
             || inputs.values().filter(is_mounted).count(),
             |(_, effort)| effort.n_missing,
@@ -56,7 +56,7 @@ impl Idle {
         match n_missing.saturating_sub(N_FREE) {
             n_dear if n_dear <= self.n_earned => {
                 self.n_earned -= n_dear;
-                Choice::MountPoints(best.map(|(idx, _)| self.stores.swap_remove(idx)))
+                Choice::MountPoints(best.map(|(idx, _)| Box::new(self.stores.swap_remove(idx))))
             }
             _ => {
                 // An overlay costs as much as ten mount points, and each input in it a tenth of one.

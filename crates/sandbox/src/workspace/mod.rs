@@ -190,11 +190,8 @@ impl Places {
                 let idle = idle.and_then(|idle| idle.take_up(&self.store, drv_path, owner).ok());
                 let mut store = idle.map_or_else(create, Ok)?;
                 store.show(&self.store, inputs)?;
-                let mounted = inputs
-                    .iter()
-                    .filter(|(_, input)| matches!(input, Input::Mounted(_)))
-                    .map(|(name, _)| name.clone());
-                Ok((store, Inputs::Mounted(mounted.collect())))
+                let (names, view) = store.mounted();
+                Ok((store, Inputs::Mounted { names, view }))
             }
         }
     }
@@ -234,7 +231,7 @@ impl Workspace {
             .and_then(|idle| idle.take_up(builds, drv_path, owner).ok())
             .map_or_else(|| BuildPlace::create(builds, drv_path, owner), Ok)?;
         let mut store = None;
-        let mut inputs = Inputs::Mounted(Vec::new());
+        let mut inputs = Inputs::None;
         let (path, directory) = match place {
             ScratchPlace::InStore(_) => {
                 let kinds = scratch_store::classify(&places.store, input_names)?;
@@ -253,16 +250,19 @@ impl Workspace {
                 Arc::clone(&places.store.directory),
             ),
         };
+        let scratch = ScratchOutputs {
+            dir: directory,
+            path,
+            builder_uid: owner.uid,
+            builder_gid: owner.gid,
+            build_dir: build.build_dir(),
+        };
         Ok(Self {
             places: Arc::clone(places),
             build,
             store,
             inputs,
-            scratch: ScratchOutputs {
-                dir: directory,
-                path,
-                builder_uid: owner.uid,
-            },
+            scratch,
             reuse,
             _user: user,
         })
@@ -298,6 +298,16 @@ impl Workspace {
         &self.scratch
     }
 
+    /// Returns the directory in the store that is the sandbox's, where there is a sandbox.
+    pub(crate) fn chroot_dir(&self) -> Option<&Path> {
+        self.store.as_ref().and(self.scratch.path.parent())
+    }
+
+    /// Gives fewer of the directories to further builds.
+    pub(crate) fn limit_reuse(&mut self, reuse: Reuse) {
+        self.reuse = self.reuse.min(reuse);
+    }
+
     /// Writes files for the builder into its working directory.
     ///
     /// # Errors
@@ -330,7 +340,7 @@ impl Workspace {
         let build = build.clear(&places.builds, reuse);
         drop(build.and_then(|build| places.idle(|idle| idle.put_build(build))));
         // The kernel leaves traces of an overlay in its layers.
-        if let (Some(store), Inputs::Mounted(_)) = (store, inputs) {
+        if let (Some(store), Inputs::Mounted { .. }) = (store, inputs) {
             let store = store.clear(&places.builds);
             drop(store.and_then(|store| places.idle(|idle| idle.put_store(store))));
         }

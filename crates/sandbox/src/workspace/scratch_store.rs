@@ -12,6 +12,7 @@ use std::ffi::CStr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags};
 use rustix::io::Errno;
@@ -21,6 +22,7 @@ use super::outer::{Outer, Owner, Parent, Traits, open_directory};
 use super::{IDLE_NAME, OVERLAY_WORK, SCRATCH_STORE};
 use crate::Error;
 use crate::remove_tree::remove_contents;
+use crate::spec::View;
 
 /// Where mount points are that no input needs, within the outer directory.
 const SPARE: &str = "spare";
@@ -28,8 +30,13 @@ const SPARE: &str = "spare";
 /// An input as the builder shall see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Input {
-    /// Mounted on a mount point of this kind.
-    Mounted(Kind),
+    /// Mounted on a mount point.
+    Mounted {
+        /// Which it needs.
+        kind: Kind,
+        /// Its inode: another one of the same name was made since.
+        inode: u64,
+    },
     /// A symbolic link, which cannot be mounted and is made again.
     Link,
 }
@@ -53,6 +60,10 @@ pub(super) struct ScratchStore {
     mount_points: BTreeMap<String, Kind>,
     /// How many there are in the directory for those that nobody needs; numbered from zero.
     n_spare: BTreeMap<Kind, usize>,
+    /// The inodes of what the last build was shown, by name.
+    shown: BTreeMap<String, u64>,
+    /// The last build's view: as long as it is the same, what is mounted can be used again.
+    view: View,
     owner: Owner,
     traits: Traits,
 }
@@ -74,6 +85,8 @@ impl ScratchStore {
             spare_directory,
             mount_points: BTreeMap::new(),
             n_spare: BTreeMap::new(),
+            shown: BTreeMap::new(),
+            view: View::new(),
             owner,
             traits,
         })
@@ -118,7 +131,7 @@ impl ScratchStore {
         let mut n_needed = BTreeMap::from([(Kind::Directory, 0), (Kind::File, 0)]);
         let mut n_renamed = 0;
         for (name, input) in inputs {
-            let Input::Mounted(kind) = input else {
+            let Input::Mounted { kind, .. } = input else {
                 continue;
             };
             *n_needed.entry(*kind).or_insert(0_usize) += 1;
@@ -155,8 +168,8 @@ impl ScratchStore {
                         .and_then(|to| rustix::fs::symlinkat(to, &*self.directory, name))
                         .map_err(failed)?;
                 }
-                Input::Mounted(kind) if self.mount_points.get(name) == Some(kind) => {}
-                Input::Mounted(kind) => {
+                Input::Mounted { kind, .. } if self.mount_points.get(name) == Some(kind) => {}
+                Input::Mounted { kind, .. } => {
                     let old_name = unneeded.get_mut(kind).and_then(Vec::pop);
                     self.place(name, *kind, old_name).map_err(failed)?;
                 }
@@ -174,14 +187,33 @@ impl ScratchStore {
                 *n_spare += 1;
             }
         }
+        let shown: BTreeMap<String, u64> = inputs
+            .iter()
+            .filter_map(|(name, input)| match input {
+                Input::Mounted { inode, .. } => Some((name.clone(), *inode)),
+                Input::Link => None,
+            })
+            .collect();
+        if shown == self.shown {
+            self.view.is_known = true;
+        } else {
+            self.shown = shown;
+            self.view = View::new();
+        }
         Ok(())
+    }
+
+    /// Returns the names of what is to be mounted, and whether that was mounted before.
+    pub(super) fn mounted(&self) -> (Vec<String>, View) {
+        (self.shown.keys().cloned().collect(), self.view)
     }
 
     /// Forgets the mount points that no input needs, and returns their names.
     fn take_unneeded(&mut self, inputs: &BTreeMap<String, Input>) -> BTreeMap<Kind, Vec<String>> {
         let mut unneeded: BTreeMap<Kind, Vec<String>> = BTreeMap::new();
         self.mount_points.retain(|name, kind| {
-            let is_needed = inputs.get(name) == Some(&Input::Mounted(*kind));
+            let wanted = inputs.get(name);
+            let is_needed = matches!(wanted, Some(Input::Mounted { kind: k, .. }) if k == kind);
             if !is_needed {
                 unneeded.entry(*kind).or_default().push(name.clone());
             }
@@ -230,6 +262,17 @@ impl ScratchStore {
     }
 }
 
+impl View {
+    /// Nobody has had it.
+    fn new() -> Self {
+        static N_VIEWS: AtomicU64 = AtomicU64::new(0);
+        Self {
+            id: N_VIEWS.fetch_add(1, Ordering::Relaxed),
+            is_known: false,
+        }
+    }
+}
+
 /// What it takes to show a builder its inputs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Effort {
@@ -253,10 +296,15 @@ pub(super) fn classify<'a>(
         let kind = FileType::from_raw_mode(stat.st_mode);
         let input = if kind == FileType::Symlink {
             Input::Link
-        } else if kind == FileType::Directory {
-            Input::Mounted(Kind::Directory)
         } else {
-            Input::Mounted(Kind::File)
+            Input::Mounted {
+                kind: if kind == FileType::Directory {
+                    Kind::Directory
+                } else {
+                    Kind::File
+                },
+                inode: stat.st_ino,
+            }
         };
         inputs.insert(name.to_owned(), input);
     }

@@ -1,8 +1,13 @@
 //! What a builder is told.
 
-use sandbox::{BuildVerdict, SetupFault};
+use std::collections::BTreeSet;
+use std::sync::Arc;
 
-use crate::lab::{Lab, in_both_profiles, shared_fixtures};
+use sandbox::{BuildVerdict, SetupFault};
+use store_model::PathInfo;
+use store_model::derivation::reference_graphs::GraphInfos;
+
+use crate::lab::{Lab, in_both_profiles, shared_fixtures, store_path};
 
 in_both_profiles! {
     the_variables_are_those_of_nix => super::variables;
@@ -11,6 +16,8 @@ in_both_profiles! {
     placeholders_are_replaced_everywhere => super::placeholders;
     only_fixed_outputs_get_impure_variables => super::impure_variables;
     zero_cores_means_all => super::cores;
+    structured_attributes_are_files_that_variables_name => super::structured;
+    graphs_of_references_are_files => super::graph_files;
     what_is_not_supported_is_refused => super::refusals;
 }
 
@@ -115,44 +122,115 @@ async fn cores(lab: Lab) {
     assert_eq!(lab.run("echo $NIX_BUILD_CORES").await.log, "7\n");
 }
 
+async fn structured(lab: Lab) {
+    let json = r#"{"outputs":["out"],"list":["a b",1],"passAsFile":["list"],"sub":{"k":"v"}}"#;
+    let mut lab = lab;
+    lab.graphs = graphs();
+    let mut derivation = lab.script(
+        "echo $NIX_ATTRS_JSON_FILE $NIX_ATTRS_SH_FILE ${__json-unset} ${out-unset}; \
+         /nix/store/*-busybox/bin/cat $NIX_ATTRS_JSON_FILE; echo; \
+         /nix/store/*-busybox/bin/cat $NIX_ATTRS_SH_FILE; \
+         /nix/store/*-busybox/bin/stat -c '%u %g %a' .attrs.json",
+    );
+    derivation.env = [("__json".into(), json.into())].into();
+    let built = lab.run_derivation(derivation).await;
+    built.assert_success();
+    let out = lab.layout.store_dir.print(&store_path("test"));
+    let path = lab.layout.store_dir.print(&store_path("a"));
+    let hash = format!("sha256:{}", "0".repeat(52));
+    let graph = format!(
+        r#"[{{"closureSize":7,"narHash":"{hash}","narSize":7,"path":"{path}","references":[]}}]"#
+    );
+    let expected = [
+        "/build/.attrs.json /build/.attrs.sh unset unset".to_owned(),
+        format!(
+            r#"{{"graph":{graph},"list":["a b",1],"outputs":{{"out":"{out}"}},"passAsFile":["list"],"sub":{{"k":"v"}}}}"#
+        ),
+        "declare -a list=('a b' 1 )".to_owned(),
+        format!("declare -A outputs=(['out']='{out}' )"),
+        "declare -a passAsFile=('list' )".to_owned(),
+        "declare -A sub=(['k']='v' )".to_owned(),
+        "1000 100 644".to_owned(),
+    ];
+    assert_eq!(built.log.lines().collect::<Vec<_>>(), expected);
+}
+
+async fn graph_files(lab: Lab) {
+    let mut lab = lab;
+    lab.graphs = graphs();
+    let built = lab.run("cat /build/graph; stat -c '%u %g' graph").await;
+    built.assert_success();
+    let path = lab.layout.store_dir.print(&store_path("a"));
+    assert_eq!(built.log, format!("{path}\n\n0\n1000 100\n"));
+}
+
+/// A graph of one path.
+fn graphs() -> Arc<GraphInfos> {
+    let path = store_path("a");
+    let info = PathInfo {
+        path: path.clone(),
+        nar_hash: format!("sha256:{}", "0".repeat(52)).parse().unwrap(),
+        nar_size_bytes: 7,
+        references: BTreeSet::new(),
+        deriver: None,
+        registration_time: 1,
+        ultimate: false,
+        signatures: BTreeSet::new(),
+        content_address: None,
+    };
+    Arc::new([("graph".to_owned(), [(path, info)].into())].into())
+}
+
 async fn refusals(lab: Lab) {
-    let mut structured = lab.script("true");
-    structured.env.insert("__json".into(), "{}".into());
+    let with = |name: &str, value: &str| {
+        let mut derivation = lab.script("true");
+        derivation.env.insert(name.into(), value.into());
+        derivation
+    };
     let mut builtin = lab.script("true");
     builtin.builder = "builtin:fetchurl".into();
-    let mut nul = lab.script("true");
-    nul.env.insert("bad".into(), "a\0b".into());
-    let mut unsandboxed = lab.script("true");
-    unsandboxed.env.insert("__noChroot".into(), "1".into());
-    let mut impure = lab.script("true");
-    impure
-        .env
-        .insert("__impureHostDeps".into(), "/etc/shadow".into());
+    let forbidden = "'__noChroot' is set, but that is not allowed when 'sandbox' is 'true'";
+    let impure = "'__impureHostDeps' asks for '/etc/shadow', which 'allowed-impure-host-deps' \
+                  does not allow";
     let cases = [
-        (structured, "structured attributes are not supported yet"),
         (
             builtin,
             "the built-in builder 'builtin:fetchurl' is not supported yet",
+            SetupFault::Lasting,
         ),
         (
-            nul,
+            with("bad", "a\0b"),
             "the variable 'bad' holds a NUL byte, which no process can be given",
+            SetupFault::Lasting,
+        ),
+        (with("__noChroot", "1"), forbidden, SetupFault::Refused),
+        (
+            with("__json", r#"{"__noChroot":true}"#),
+            forbidden,
+            SetupFault::Refused,
         ),
         (
-            unsandboxed,
-            "'__noChroot' is set, but that is not allowed when 'sandbox' is 'true'",
-        ),
-        (
+            with("__impureHostDeps", "/etc/shadow"),
             impure,
-            "'__impureHostDeps' asks for '/etc/shadow', which 'allowed-impure-host-deps' does not \
-             allow",
+            SetupFault::Refused,
+        ),
+        (
+            with("__json", r#"{"__impureHostDeps":["/etc/shadow"]}"#),
+            impure,
+            SetupFault::Refused,
+        ),
+        (
+            with("__json", r#"{"__noChroot":1}"#),
+            "reading the derivation's attributes: attribute '__noChroot' of derivation 'test' must \
+             be a Boolean",
+            SetupFault::Refused,
         ),
     ];
-    for (derivation, expected) in cases {
+    for (derivation, message, fault) in cases {
         let built = lab.run_derivation(derivation).await;
         let expected = BuildVerdict::SetupFailed {
-            message: expected.to_owned(),
-            fault: SetupFault::Lasting,
+            message: message.to_owned(),
+            fault,
         };
         assert_eq!(built.exited.verdict, expected);
     }

@@ -13,6 +13,7 @@ use sandbox::{
     BuildEvent, BuildExited, BuildId, BuildProgress, BuildVerdict, BuilderStarted, DisposeBuild,
     Disposition, HostEnvironment, SandboxSupervisor, StartBuild, StopSandbox,
 };
+use store_model::derivation::reference_graphs::GraphInfos;
 use store_model::settings::StoreLayout;
 use store_model::{
     Derivation, DerivationOutput, Hash, HashAlgorithm, OutputName, Settings, StorePath,
@@ -39,6 +40,7 @@ pub(crate) struct Lab {
     pub(crate) settings: Settings,
     pub(crate) inputs: BTreeSet<StorePath>,
     pub(crate) host_environment: HostEnvironment,
+    pub(crate) graphs: Arc<GraphInfos>,
 }
 
 /// What came of a build.
@@ -158,6 +160,7 @@ impl Lab {
             settings: Settings::default(),
             inputs: BTreeSet::new(),
             host_environment: BTreeMap::new(),
+            graphs: Arc::default(),
         };
         lab.add_busybox();
         lab
@@ -272,6 +275,7 @@ impl Lab {
             drv_path: store_path(&format!("{}.drv", derivation.name)),
             derivation: Arc::new(derivation),
             input_paths: Arc::new(self.inputs.clone()),
+            graphs: Arc::clone(&self.graphs),
             settings: Arc::new(self.settings.clone()),
             observer: Probe(sender).start().recipient(),
         });

@@ -6,17 +6,18 @@ use std::path::Path;
 use std::time::Duration;
 
 use actix::Addr;
-use sandbox::{Disposition, SandboxSupervisor, StopSandbox};
+use sandbox::{BuildId, CancelBuild, Disposition, SandboxSupervisor, StopSandbox};
 use store_model::settings::SandboxPath;
 use store_model::{Derivation, StorePath};
 use tokio::time::Instant;
 
-use crate::lab::{Built, Lab, dispose, in_both_profiles};
+use crate::lab::{Built, Lab, Profile, dispose, in_both_profiles, profile, store_path};
 
 in_both_profiles! {
     directories_are_used_again_and_nothing_shows_it => super::used_again;
     a_directory_that_a_builder_altered_is_not_used_again => super::altered;
     each_build_sees_its_own_inputs => super::inputs;
+    a_closure_that_was_mounted_before_is_mounted_again_and_locked => super::mounted_before;
     a_fixed_outputs_directories_are_never_used_again => super::fixed_output;
     with_a_directory_of_the_host_each_build_has_its_own_tmp => super::host_directory;
     what_waits_is_deleted_in_the_end => super::deleted;
@@ -178,6 +179,62 @@ async fn inputs(mut lab: Lab) {
     }
     assert_eq!(kinds_of_store.len(), 2, "an overlay and the disk itself");
     supervisor.send(StopSandbox).await.unwrap();
+}
+
+async fn mounted_before(mut lab: Lab) {
+    for idx in 0..40 {
+        let path = lab.add_input(&format!("input-{idx:02}"));
+        fs::write(lab.real(&path), "old").unwrap();
+    }
+    let supervisor = lab.start();
+    let script = "cd /nix/store; cat *-input-* | sed 's/old/o/g; s/new/n/g'; echo; ls | wc -l; \
+                  unshare -Urm sh -c 'umount *-input-00 || umount -l *-input-00 || \
+                  mount -o remount,rw,bind *-input-00' 2>/dev/null && exit 1; \
+                  rm -f *-input-00 2>/dev/null && exit 2; \
+                  mv *-input-01 x 2>/dev/null && exit 3; for input in *-input-02; do echo >> $input && exit 4; done; \
+                  echo mine > mine; exit 0";
+    let mut first = lab.build(&supervisor, 2, lab.script("echo here; sleep 60"));
+    let launcher = parent(first.started().await.pid);
+    supervisor.do_send(CancelBuild {
+        build_id: BuildId(2),
+    });
+    first.finish().await;
+    dispose(&supervisor, 2, Disposition::Delete).await;
+    let mut n_descriptors = Vec::new();
+    // Overlays first, then mounts that only one build has, then the same for several.
+    for _ in 0..8 {
+        let built = run(&lab, &supervisor, lab.script(script)).await;
+        let log = &built.assert_success().log;
+        assert!(
+            log.starts_with(&format!("{}\n41\n", "o".repeat(40))),
+            "{log}"
+        );
+        n_descriptors.extend(fs::read_dir(format!("/proc/{launcher}/fd")).map(Iterator::count));
+    }
+    if profile() == Profile::Root {
+        let (first, last) = (n_descriptors[0], n_descriptors[n_descriptors.len() - 1]);
+        assert_eq!(last, first + 1, "the view is kept: {n_descriptors:?}");
+    }
+    // Another object of the same name, as after a collection or a repair.
+    let path = lab.real(&store_path("input-07"));
+    let other = lab.root().join("other");
+    fs::write(&other, "new").unwrap();
+    fs::rename(&other, &path).unwrap();
+    for _ in 0..4 {
+        let built = run(&lab, &supervisor, lab.script(script)).await;
+        let expected = format!("{}n{}\n41\n", "o".repeat(7), "o".repeat(32));
+        let log = &built.assert_success().log;
+        assert!(log.starts_with(&expected), "{log}");
+    }
+    supervisor.send(StopSandbox).await.unwrap();
+    lab.assert_clean();
+}
+
+/// Returns the parent of a process.
+fn parent(pid: u32) -> u32 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("PPid:"));
+    line.unwrap().trim().parse().unwrap()
 }
 
 async fn fixed_output(lab: Lab) {

@@ -8,12 +8,12 @@ use std::sync::Arc;
 
 use actix::prelude::*;
 use registry::{
-    CancelFlag, LockAttempt, LockHolder, OutputLocks, QueryClosure, RegisterOutputs, RootsLease,
+    CancelFlag, LockAttempt, LockHolder, OutputLocks, RegisterOutputs, RootsLease, RoundOutputs,
     ScratchStore, TryLockOutputs,
 };
 use sandbox::{
-    BuildEvent, BuildExited, BuildId, BuildProgress, CancelBuild, DisposeBuild, Disposition,
-    ScratchOutputs, StartBuild,
+    BuildEvent, BuildExited, BuildId, BuildProgress, CancelBuild, Disposition, ScratchOutputs,
+    StartBuild,
 };
 use store_model::wanted_outputs::WantedOutputs;
 use store_model::{Derivation, OutputName, Settings, StorePath};
@@ -23,17 +23,21 @@ use super::questions::{
     await_lock, discard_invalid_paths, load_derivation, other_outputs, query_outputs,
     register_outputs, scratch_outputs, warn_of_ignored_checks,
 };
+use super::surroundings::{Surroundings, query_surroundings};
 use crate::error::chain;
-use crate::events::{EventKind, LockOwner, WaitReason};
+use crate::events::{EventKind, LockOwner, Round, WaitReason};
 use crate::goal::derivation::{BuilderEnding, Disk, Effect, Event, Facts, State};
 use crate::goal::recipe::{Recipe, output_checks};
-use crate::goal::{BuildTimes, GoalId, GoalKey, Outcome, Status};
+use crate::goal::{BuildMode, BuildTimes, GoalId, GoalKey, Outcome, Status};
 use crate::messages::{
     BuildSlotGranted, CancelGoal, ForcePanic, GoalEnded, GoalNews, InputFinished, InputsRequired,
     LeaveInputs, RequestBuildSlot, RequireInputs, ServiceLost, SlotLease, WidenGoal,
     WithdrawSlotRequest,
 };
 use crate::ports::{Ports, tell};
+
+mod comparison;
+mod disposal;
 
 /// Brings the outputs of one derivation about.
 pub(crate) struct DerivationGoal {
@@ -53,12 +57,18 @@ pub(crate) struct DerivationGoal {
     inputs: Vec<Arc<Outcome>>,
     /// Outputs of inputs that have ended, where the closure starts.
     input_roots: BTreeSet<StorePath>,
-    input_closure: Arc<BTreeSet<StorePath>>,
+    surroundings: Surroundings,
     lease: Option<SlotLease>,
     locks: Option<OutputLocks>,
     build: Option<Build>,
     /// Dropped to kill the hook that runs.
     hook: Option<oneshot::Sender<()>>,
+    /// Which of its builds the last one is.
+    round: Round,
+    /// What the rounds so far have made.
+    earlier_rounds: Option<RoundOutputs>,
+    /// Dropped to kill the diff hook.
+    diff_hook: Option<oneshot::Sender<()>>,
     outcome: Option<Outcome>,
 }
 
@@ -66,6 +76,8 @@ pub(crate) struct DerivationGoal {
 struct Build {
     id: BuildId,
     scratch: Option<ScratchOutputs>,
+    /// Who owns the outputs if it is not the builder any more.
+    owner_uid: Option<u32>,
     has_exited: bool,
     /// Raised when its outputs need not be registered any more.
     cancel_registration: CancelFlag,
@@ -94,11 +106,14 @@ impl DerivationGoal {
             roots: RootsLease::default(),
             inputs: Vec::new(),
             input_roots: BTreeSet::new(),
-            input_closure: Arc::default(),
+            surroundings: Surroundings::default(),
             lease: None,
             locks: None,
             build: None,
             hook: None,
+            round: Round { number: 1, of: 1 },
+            earlier_rounds: None,
+            diff_hook: None,
             outcome: None,
         }
     }
@@ -123,7 +138,7 @@ impl DerivationGoal {
                     LeaveInputs { goal: self.id },
                 );
             }
-            Effect::QueryClosure => self.query_closure(ctx),
+            Effect::QueryClosure => self.query_surroundings(ctx),
             Effect::RequestSlot => {
                 let request = RequestBuildSlot { goal: self.id };
                 tell(&self.ports.upward.request_slot, request);
@@ -137,12 +152,18 @@ impl DerivationGoal {
             Effect::AwaitLock(path) => self.await_lock(path, ctx),
             Effect::ReleaseLocks => self.locks = None,
             Effect::DiscardInvalidPaths => self.discard_invalid_paths(ctx),
-            Effect::StartBuild => self.start_build(ctx),
+            Effect::StartBuild(round) => self.start_build(round, ctx),
             Effect::CancelBuild => self.cancel_build(),
             Effect::RegisterOutputs(names) => self.register_outputs(&names, ctx),
+            Effect::CompareOutputs(names, comparison) => {
+                self.compare_outputs(&names, comparison, ctx);
+            }
             Effect::CancelRegistration => self.cancel_registration(),
             Effect::RunHook => self.run_hook(ctx),
             Effect::CancelHook => self.hook = None,
+            Effect::RunDiffHook(shown) => self.run_diff_hook(shown, ctx),
+            Effect::StopDiffHook => self.diff_hook = None,
+            Effect::Warn(message) => tracing::warn!("{message}"),
             Effect::DisposeBuild(Disposition::Delete) => self.delete_build(),
             Effect::DisposeBuild(Disposition::Keep) => self.keep_build(ctx),
             Effect::Announce(reason) => self.announce(EventKind::Waiting { reason }),
@@ -231,7 +252,8 @@ impl DerivationGoal {
         };
         let derivations = derivation.input_derivations.iter().map(|(path, names)| {
             let wanted = WantedOutputs::These(names.clone());
-            (GoalKey::Derivation(path.clone()), wanted)
+            // Only what is checked itself is built though it is valid.
+            (GoalKey::Derivation(path.clone(), BuildMode::Normal), wanted)
         });
         let sources = derivation
             .input_sources
@@ -259,19 +281,21 @@ impl DerivationGoal {
         }
     }
 
-    fn query_closure(&mut self, ctx: &mut Context<Self>) {
+    fn query_surroundings(&mut self, ctx: &mut Context<Self>) {
+        let Some(derivation) = self.derivation.clone() else {
+            return;
+        };
         let roots = std::mem::take(&mut self.input_roots);
-        let ports = Arc::clone(&self.ports);
-        let answer = async move { ports.query_closure.send(QueryClosure { roots }).await }
+        let (ports, settings) = (Arc::clone(&self.ports), Arc::clone(&self.settings));
+        let answer = query_surroundings(ports, derivation, settings, roots)
             .into_actor(self)
             .map(|answer, goal, ctx| {
                 let event = match answer {
-                    Ok(Ok(closure)) => {
-                        goal.input_closure = Arc::new(closure);
+                    Ok(surroundings) => {
+                        goal.surroundings = surroundings;
                         Event::ClosureQueried
                     }
-                    Ok(Err(error)) => service_failed(&error),
-                    Err(error) => service_failed(&error),
+                    Err(event) => event,
                 };
                 goal.advance(event, ctx);
             });
@@ -325,15 +349,17 @@ impl DerivationGoal {
         self.ask(discard_invalid_paths(ports, paths), ctx);
     }
 
-    fn start_build(&mut self, ctx: &mut Context<Self>) {
+    fn start_build(&mut self, round: Round, ctx: &mut Context<Self>) {
         let Some(derivation) = self.derivation.clone() else {
             return;
         };
         warn_of_ignored_checks(&derivation);
-        let build_id = BuildId(self.id.as_build_number());
+        let build_id = self.ports.next_build_id();
+        self.round = round;
         self.build = Some(Build {
             id: build_id,
             scratch: None,
+            owner_uid: None,
             has_exited: false,
             cancel_registration: CancelFlag::default(),
         });
@@ -341,7 +367,8 @@ impl DerivationGoal {
             build_id,
             drv_path: self.facts.drv_path.clone(),
             derivation,
-            input_paths: Arc::clone(&self.input_closure),
+            input_paths: Arc::clone(&self.surroundings.visible_paths),
+            graphs: Arc::clone(&self.surroundings.graphs),
             settings: Arc::clone(&self.settings),
             observer: ctx.address().recipient(),
         };
@@ -385,39 +412,37 @@ impl DerivationGoal {
         self.advance(Event::BuildExited(Box::new(ending)), ctx);
     }
 
-    fn register_outputs(&mut self, names: &BTreeSet<OutputName>, ctx: &mut Context<Self>) {
-        let registrable = self
-            .build
-            .as_ref()
-            .and_then(|build| Some((build.scratch.clone()?, build.cancel_registration.clone())));
-        let Some((scratch, cancel)) = registrable else {
-            let message = "the builder left no outputs directory".to_owned();
-            return self.advance(Event::ServiceFailed { message }, ctx);
-        };
-        let Some(derivation) = self.derivation.clone() else {
-            return;
-        };
-        let checks = match output_checks(&derivation) {
-            Ok(checks) => checks,
-            Err(error) => return self.advance(service_failed(&error), ctx),
-        };
-        let mut candidates = BTreeSet::clone(&self.input_closure);
+    /// Describes what the builder has left.
+    fn describe_outputs(&self, names: &BTreeSet<OutputName>) -> Result<RegisterOutputs, Event> {
+        let build = self.build.as_ref().ok_or_else(nothing_left)?;
+        let scratch = build.scratch.clone().ok_or_else(nothing_left)?;
+        let derivation = self.derivation.as_ref().ok_or_else(nothing_left)?;
+        let checks = output_checks(derivation).map_err(|error| service_failed(&error))?;
+        let mut candidates = BTreeSet::clone(&self.surroundings.input_closure);
         candidates.extend(derivation.known_outputs().map(|(_, path)| path.clone()));
-        let register = RegisterOutputs {
+        Ok(RegisterOutputs {
             drv_path: self.facts.drv_path.clone(),
-            builder_uid: scratch.builder_uid,
+            builder_uid: build.owner_uid.unwrap_or(scratch.builder_uid),
             scratch: ScratchStore {
                 dir: scratch.dir,
                 path: scratch.path,
             },
-            outputs: scratch_outputs(&derivation, names),
-            other_outputs: other_outputs(&derivation, names),
+            outputs: scratch_outputs(derivation, names),
+            other_outputs: other_outputs(derivation, names),
             checks,
             reference_candidates: Arc::new(candidates),
-            cancel,
-        };
-        let ports = Arc::clone(&self.ports);
-        self.ask(register_outputs(ports, register), ctx);
+            cancel: build.cancel_registration.clone(),
+        })
+    }
+
+    fn register_outputs(&mut self, names: &BTreeSet<OutputName>, ctx: &mut Context<Self>) {
+        match self.describe_outputs(names) {
+            Ok(register) => {
+                let ports = Arc::clone(&self.ports);
+                self.ask(register_outputs(ports, register), ctx);
+            }
+            Err(event) => self.advance(event, ctx),
+        }
     }
 
     fn cancel_registration(&self) {
@@ -425,37 +450,11 @@ impl DerivationGoal {
             build.cancel_registration.raise();
         }
     }
+}
 
-    fn delete_build(&mut self) {
-        if let Some(build) = self.build.take() {
-            self.ports.dispose_build.do_send(DisposeBuild {
-                build_id: build.id,
-                disposition: Disposition::Delete,
-            });
-        }
-    }
-
-    fn keep_build(&mut self, ctx: &mut Context<Self>) {
-        let Some(build) = self.build.take() else {
-            return self.advance(Event::BuildKept { path: None }, ctx);
-        };
-        let ports = Arc::clone(&self.ports);
-        let question = async move {
-            let dispose = DisposeBuild {
-                build_id: build.id,
-                disposition: Disposition::Keep,
-            };
-            match ports.dispose_build.send(dispose).await {
-                Ok(Ok(path)) => Ok(Event::BuildKept { path }),
-                // The build's failure is the news, not that its directory is lost.
-                Ok(Err(error)) => {
-                    tracing::warn!("keeping the build directory: {}", chain(&error));
-                    Ok(Event::BuildKept { path: None })
-                }
-                Err(error) => Err(chain(&error)),
-            }
-        };
-        self.ask(question, ctx);
+fn nothing_left() -> Event {
+    Event::ServiceFailed {
+        message: "the builder left no outputs directory".to_owned(),
     }
 }
 
@@ -548,8 +547,12 @@ impl Handler<BuildProgress> for DerivationGoal {
             BuildEvent::Started(started) => self.announce(EventKind::Started {
                 pid: started.pid,
                 uid: started.uid,
+                round: self.round,
             }),
-            BuildEvent::Logged(lines) => self.announce(EventKind::Logged(lines)),
+            BuildEvent::Logged(lines) if self.shows_log() => {
+                self.announce(EventKind::Logged(lines));
+            }
+            BuildEvent::Logged(_) => {}
             BuildEvent::Exited(exited) => self.build_exited(*exited, ctx),
         }
     }

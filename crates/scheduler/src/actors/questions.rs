@@ -129,19 +129,24 @@ pub(super) async fn register_outputs(
     ports: Arc<Ports>,
     register: RegisterOutputs,
 ) -> Result<Event, String> {
-    let refused = |status, error: &RegisterError| Event::OutputsRefused {
-        status,
-        message: chain(error),
-    };
     match ports.register_outputs.send(register).await {
         Ok(Ok(_)) => Ok(Event::OutputsRegistered),
-        Ok(Err(error @ RegisterError::Rejected(_))) => Ok(refused(Status::OutputRejected, &error)),
-        Ok(Err(error @ RegisterError::HashMismatch { .. })) => {
-            Ok(refused(Status::HashMismatch, &error))
-        }
-        Ok(Err(RegisterError::Cancelled)) => Ok(Event::RegistrationCancelled),
-        Ok(Err(error @ RegisterError::Store(_))) => Ok(refused(Status::MiscFailure, &error)),
+        Ok(Err(error)) => Ok(refusal(&error)),
         Err(error) => Err(chain(&error)),
+    }
+}
+
+/// Says why outputs are not wanted, or that nobody wanted to know any more.
+pub(super) fn refusal(error: &RegisterError) -> Event {
+    let status = match error {
+        RegisterError::Rejected(_) => Status::OutputRejected,
+        RegisterError::HashMismatch { .. } => Status::HashMismatch,
+        RegisterError::Cancelled => return Event::RegistrationCancelled,
+        RegisterError::Store(_) => Status::MiscFailure,
+    };
+    Event::OutputsRefused {
+        status,
+        message: chain(error),
     }
 }
 

@@ -13,8 +13,8 @@ use crate::Error;
 use crate::actors::derivation_goal::NewGoal;
 use crate::actors::{DerivationGoal, PathGoal};
 use crate::events::{Event, EventKind};
-use crate::goal::derivation::{AfterFailure, Facts, KeepFailed, LocalBuilds, PostBuildHook};
-use crate::goal::{GoalId, GoalKey, Outcome, RequestId, path};
+use crate::goal::derivation::{AfterFailure, Facts, KeepFailed, LocalBuilds, OnDifference, PostBuildHook};
+use crate::goal::{BuildMode, GoalId, GoalKey, Outcome, RequestId, path};
 use crate::messages::{
     BuildSlotGranted, BuildSlotReleased, CancelGoal, CancelRequests, ForcePanic, GoalEnded,
     GoalNews, InputFinished, InputsRequired, LeaveInputs, PanickingActor, RequestBuildSlot,
@@ -136,10 +136,13 @@ impl Scheduler {
                 let facts = path::Facts { path, printed_path };
                 GoalActor::Path(PathGoal::new(id, facts, ports).start())
             }
-            GoalKey::Derivation(drv_path) => {
+            GoalKey::Derivation(drv_path, mode) => {
                 let new = NewGoal {
                     id,
-                    facts: facts(drv_path, printed_path, &client.settings, &self.schedule),
+                    facts: Facts {
+                        mode: *mode,
+                        ..facts(drv_path, printed_path, &client.settings, &self.schedule)
+                    },
                     settings: Arc::clone(&client.settings),
                     wanted,
                     derivation: client.given.get(drv_path).map(Arc::clone),
@@ -275,6 +278,13 @@ fn facts(
             LocalBuilds::Forbidden
         } else {
             LocalBuilds::Allowed
+        },
+        mode: BuildMode::Normal,
+        n_rounds: u32::try_from(settings.repeat).map_or(u32::MAX, |more| more.saturating_add(1)),
+        on_difference: if settings.enforce_determinism {
+            OnDifference::Fail
+        } else {
+            OnDifference::Tell
         },
     }
 }

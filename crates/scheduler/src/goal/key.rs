@@ -21,11 +21,6 @@ impl GoalId {
     pub const fn new(number: u32) -> Self {
         Self(number)
     }
-
-    /// Returns the number that the sandbox knows this goal's build by: a goal builds at most once.
-    pub(crate) fn as_build_number(self) -> u64 {
-        u64::from(self.0)
-    }
 }
 
 /// Names one request within one scheduler. Never used twice.
@@ -46,11 +41,21 @@ impl fmt::Display for RequestId {
     }
 }
 
+/// What is built for (SPEC B8).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub enum BuildMode {
+    /// To have the outputs; what is valid is not built.
+    #[default]
+    Normal,
+    /// To see whether the valid outputs come out the same again.
+    Check,
+}
+
 /// What a goal brings about.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum GoalKey {
     /// The outputs of a derivation.
-    Derivation(StorePath),
+    Derivation(StorePath, BuildMode),
     /// One path, however it comes.
     Path(StorePath),
 }
@@ -60,7 +65,7 @@ impl GoalKey {
     #[must_use]
     pub fn path(&self) -> &StorePath {
         match self {
-            Self::Derivation(path) | Self::Path(path) => path,
+            Self::Derivation(path, _) | Self::Path(path) => path,
         }
     }
 }

@@ -6,6 +6,8 @@ use store_model::derivation::output_checks::OutputChecks;
 use store_model::wanted_outputs::WantedOutputs;
 use store_model::{Derivation, OutputName, Settings, StorePath};
 
+use crate::error::chain;
+
 /// The part of a derivation that decisions depend on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recipe {
@@ -96,13 +98,17 @@ fn obstacle(drv_path: &str, derivation: &Derivation, settings: &Settings) -> Opt
     let known_system = derivation.is_builtin()
         || system == settings.system
         || settings.extra_platforms.contains(&system);
-    let missing: Vec<String> = derivation
-        .env
-        .get(b"requiredSystemFeatures".as_slice())
+    let required = derivation
+        .attributes()
+        .and_then(|attributes| attributes.words("requiredSystemFeatures"));
+    let required = match required {
+        Ok(required) => required.unwrap_or_default(),
+        Err(error) => return Some(format!("cannot build '{drv_path}': {}", chain(&error))),
+    };
+    let missing: Vec<String> = required
+        .iter()
         .map(ToString::to_string)
-        .unwrap_or_default()
-        .split_ascii_whitespace()
-        .filter(|feature| !settings.system_features.contains(*feature))
+        .filter(|feature| !settings.system_features.contains(feature))
         .map(|feature| format!("'{feature}'"))
         .collect();
     if known_system && missing.is_empty() {

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use store_model::{OutputName, StorePath};
 
 use super::Random;
-use crate::goal::derivation::AfterFailure;
+use crate::goal::BuildMode;
+use crate::goal::derivation::{AfterFailure, OnDifference};
 
 /// A world to run: goals, slots and what goes wrong.
 #[derive(Debug, Clone)]
@@ -16,8 +17,8 @@ pub struct Plan {
     pub n_slots: usize,
     /// Goals; the inputs of each come before it.
     pub goals: Vec<SimulatedGoal>,
-    /// Which goals each request wants.
-    pub requests: Vec<Vec<usize>>,
+    /// Which goals each request wants, and what for.
+    pub requests: Vec<Vec<(usize, BuildMode)>>,
     /// Whether requests go on after a failure.
     pub after_failure: AfterFailure,
     /// What goes wrong.
@@ -35,6 +36,10 @@ pub struct SimulatedGoal {
     pub inputs: Vec<(usize, BTreeSet<OutputName>)>,
     /// How long its builder runs.
     pub build_ms: u64,
+    /// How many times it is built, and compared.
+    pub n_rounds: u32,
+    /// What a round that differs comes to.
+    pub on_difference: OnDifference,
 }
 
 /// How often things go wrong, in percent of the chances that they have.
@@ -44,6 +49,8 @@ pub struct Chaos {
     pub builder_fails: u64,
     /// Outputs are refused when they are registered.
     pub outputs_refused: u64,
+    /// Outputs that are compared differ.
+    pub outputs_differ: u64,
     /// A lock is taken by another process, which may build the derivation meanwhile.
     pub lock_is_busy: u64,
     /// An output is valid from the beginning.
@@ -79,6 +86,8 @@ impl Plan {
                         .map(|input| (input, BTreeSet::from([OutputName::default()])))
                         .collect(),
                     build_ms: 10 + random.below(50),
+                    n_rounds: 1,
+                    on_difference: OnDifference::Fail,
                 });
             }
         }
@@ -87,7 +96,7 @@ impl Plan {
             seed,
             n_slots: 16,
             goals,
-            requests: vec![last_layer.collect()],
+            requests: vec![last_layer.map(|idx| (idx, BuildMode::Normal)).collect()],
             after_failure: AfterFailure::Stop,
             chaos: Chaos::default(),
         }
@@ -107,12 +116,27 @@ impl Plan {
                 outputs,
                 inputs,
                 build_ms: random.below(100),
+                n_rounds: 1 + u32::try_from(random.below(6))
+                    .unwrap_or(0)
+                    .saturating_sub(3),
+                on_difference: if random.chance(50) {
+                    OnDifference::Tell
+                } else {
+                    OnDifference::Fail
+                },
             });
         }
         let requests = (0..=random.below(3))
             .map(|_| {
                 (0..=random.below(4))
-                    .map(|_| usize::try_from(random.below(n_goals)).unwrap_or(0))
+                    .map(|_| {
+                        let mode = if random.chance(20) {
+                            BuildMode::Check
+                        } else {
+                            BuildMode::Normal
+                        };
+                        (usize::try_from(random.below(n_goals)).unwrap_or(0), mode)
+                    })
                     .collect()
             })
             .collect();
@@ -127,6 +151,7 @@ impl Plan {
         let chaos = Chaos {
             builder_fails: percent(40),
             outputs_refused: percent(20),
+            outputs_differ: percent(40),
             lock_is_busy: percent(60),
             is_valid: percent(60),
             service_fails: percent(5),

@@ -1,6 +1,7 @@
 //! Runs a plan: performs the effects of machines and the directives of the schedule, and checks
 //! the invariants after each: those that `run` lists under its errors.
 
+mod endings;
 mod registration;
 
 use std::cmp::Reverse;
@@ -15,12 +16,12 @@ use store_model::{OutputName, StorePath};
 
 use self::registration::post_build_hook;
 use super::{Plan, Random};
-use crate::events::LockOwner;
+use crate::events::{LockOwner, Round};
 use crate::goal::derivation::{
     BuilderEnding, Disk, Effect, Event, Facts, KeepFailed, LocalBuilds, State,
 };
 use crate::goal::recipe::Recipe;
-use crate::goal::{BuildTimes, GoalId, GoalKey, Outcome, RequestId, Status};
+use crate::goal::{BuildMode, BuildTimes, GoalId, GoalKey, RequestId};
 use crate::schedule::{Directive, Schedule};
 use crate::slots::SlotId;
 
@@ -128,6 +129,8 @@ struct Goal {
     life: u32,
     slot: Option<SlotId>,
     builds: bool,
+    n_builds: u32,
+    runs_hook: bool,
     /// Outputs that the registry is working on.
     registering: Option<BTreeSet<OutputName>>,
     /// Whether the registry was told to give them up.
@@ -180,9 +183,9 @@ impl<'a> World<'a> {
             self.n_requests += 1;
             let wanted = wanted
                 .iter()
-                .map(|idx| {
+                .map(|(idx, mode)| {
                     let path = self.plan.goals[*idx].drv_path.clone();
-                    (GoalKey::Derivation(path), WantedOutputs::All)
+                    (GoalKey::Derivation(path, *mode), WantedOutputs::All)
                 })
                 .collect();
             let directives = self.schedule.submit(request, wanted);
@@ -219,7 +222,9 @@ impl<'a> World<'a> {
         let fails = self.random.chance(self.plan.chaos.service_fails);
         // A build reports its ending whatever happens; only questions can fail.
         let event = match event {
-            event @ (Event::BuildExited(_) | Event::BuildKept { .. }) => event,
+            event @ (Event::BuildExited(_)
+            | Event::BuildKept { .. }
+            | Event::DiffHookEnded { .. }) => event,
             _ if fails => Event::ServiceFailed {
                 message: "pretended".to_owned(),
             },
@@ -281,6 +286,10 @@ impl<'a> World<'a> {
                 goal.builds = false;
                 self.n_building -= 1;
             }
+            Event::DiffHookEnded { .. } if !std::mem::take(&mut goal.runs_hook) => {
+                // It was stopped, and ended once.
+                return Ok(());
+            }
             Event::Locked => {
                 if let Some(other) = self.locked.insert(goal.idx, id)
                     && other != id
@@ -324,7 +333,7 @@ impl<'a> World<'a> {
                     .map(|(input, names)| {
                         let path = self.plan.goals[*input].drv_path.clone();
                         (
-                            GoalKey::Derivation(path),
+                            GoalKey::Derivation(path, BuildMode::Normal),
                             WantedOutputs::These(names.clone()),
                         )
                     })
@@ -363,7 +372,7 @@ impl<'a> World<'a> {
                 }
             }
             Effect::DiscardInvalidPaths => self.answer(id, Event::InvalidPathsDiscarded),
-            Effect::StartBuild => self.start_build(id, idx)?,
+            Effect::StartBuild(round) => self.start_build(id, idx, round)?,
             Effect::CancelBuild => {
                 self.answer_after(1, id, ending(BuildVerdict::Cancelled));
             }
@@ -372,13 +381,23 @@ impl<'a> World<'a> {
                 self.register(id);
             }
             Effect::RunHook => self.run_hook(id),
+            Effect::CompareOutputs(_, comparison) => {
+                // Nothing of them becomes valid.
+                goal.registering = Some(BTreeSet::new());
+                self.compare(id, comparison);
+            }
             Effect::CancelRegistration => goal.gives_up = true,
+            Effect::RunDiffHook(_) => {
+                goal.runs_hook = true;
+                self.end_hook(id, 50);
+            }
+            Effect::StopDiffHook => self.end_hook(id, 1),
             Effect::DisposeBuild(Disposition::Keep) => {
                 goal.check_not_registering()?;
                 self.answer(id, Event::BuildKept { path: None });
             }
             Effect::DisposeBuild(Disposition::Delete) => goal.check_not_registering()?,
-            Effect::CancelHook | Effect::Announce(_) => {}
+            Effect::CancelHook | Effect::Announce(_) | Effect::Warn(_) => {}
             Effect::Finish(outcome) => self.finish(id, idx, *outcome)?,
         }
         Ok(())
@@ -413,7 +432,7 @@ impl<'a> World<'a> {
         self.answer(id, event);
     }
 
-    fn start_build(&mut self, id: GoalId, idx: usize) -> Result<(), Violation> {
+    fn start_build(&mut self, id: GoalId, idx: usize, round: Round) -> Result<(), Violation> {
         let plan_goal = &self.plan.goals[idx];
         for (input, names) in &plan_goal.inputs {
             if !names.is_subset(&self.valid[*input]) {
@@ -431,6 +450,13 @@ impl<'a> World<'a> {
         if goal.slot.is_none() {
             return Err(Violation(format!("goal {idx} builds without a slot")));
         }
+        goal.n_builds += 1;
+        if goal.n_builds != round.number || round.number > round.of {
+            return Err(Violation(format!(
+                "build {} of goal {idx} is {round:?}",
+                goal.n_builds
+            )));
+        }
         goal.builds = true;
         self.n_building += 1;
         let n_building = self.n_building;
@@ -446,35 +472,6 @@ impl<'a> World<'a> {
         self.summary.work_ms += plan_goal.build_ms;
         self.answer_after(plan_goal.build_ms, id, ending(verdict));
         Ok(())
-    }
-
-    #[expect(
-        clippy::wildcard_enum_match_arm,
-        reason = "every other status is a failure"
-    )]
-    fn finish(&mut self, id: GoalId, idx: usize, outcome: Outcome) -> Result<(), Violation> {
-        let Some(goal) = self.goals.get_mut(&id) else {
-            return Ok(());
-        };
-        goal.n_endings += 1;
-        if goal.n_endings > 1 {
-            return Err(Violation(format!("goal {idx} ended twice")));
-        }
-        if let Some(slot) = goal.slot {
-            return Err(Violation(format!("goal {idx} ended with slot {slot}")));
-        }
-        if self.locked.get(&idx) == Some(&id) {
-            return Err(Violation(format!("goal {idx} ended with its lock")));
-        }
-        match outcome.status {
-            Status::Built => self.summary.n_built += 1,
-            status if status.is_success() => self.summary.n_valid += 1,
-            _ => self.summary.n_failed += 1,
-        }
-        self.summary.makespan_ms = self.now_ms;
-        let served = goal.wanted.clone();
-        let directives = self.schedule.goal_ended(id, &served, &Arc::new(outcome));
-        self.carry_out(directives)
     }
 
     fn carry_out(&mut self, directives: Vec<Directive>) -> Result<(), Violation> {
@@ -511,7 +508,9 @@ impl<'a> World<'a> {
     }
 
     fn start_goal(&mut self, id: GoalId, key: &GoalKey, wanted: WantedOutputs) {
-        let Some(idx) = self.by_path.get(key.path()).copied() else {
+        let (Some(idx), &GoalKey::Derivation(_, mode)) =
+            (self.by_path.get(key.path()).copied(), key)
+        else {
             return;
         };
         let life = self.goals.get(&id).map_or(0, |goal| goal.life + 1);
@@ -527,6 +526,9 @@ impl<'a> World<'a> {
             },
             post_build_hook: post_build_hook(idx),
             local_builds: LocalBuilds::Allowed,
+            mode,
+            n_rounds: self.plan.goals[idx].n_rounds,
+            on_difference: self.plan.goals[idx].on_difference,
         };
         let goal = Goal {
             idx,
@@ -536,51 +538,14 @@ impl<'a> World<'a> {
             life,
             slot: None,
             builds: false,
+            n_builds: 0,
+            runs_hook: false,
             registering: None,
             gives_up: false,
             n_endings: 0,
         };
         self.goals.insert(id, goal);
         self.tell(id, Event::Started { wanted });
-    }
-
-    fn reply(&mut self, request: RequestId, n_outcomes: usize) -> Result<(), Violation> {
-        *self.replies.entry(request).or_default() += 1;
-        if self.replies.get(&request) != Some(&1) {
-            return Err(Violation(format!("request {request} was answered twice")));
-        }
-        let n_wanted = usize::try_from(request.0)
-            .ok()
-            .and_then(|idx| self.plan.requests.get(idx))
-            .map_or(0, Vec::len);
-        if n_outcomes != n_wanted {
-            return Err(Violation(format!(
-                "request {request} wanted {n_wanted} things and got {n_outcomes} outcomes"
-            )));
-        }
-        Ok(())
-    }
-
-    fn check_end(&mut self) -> Result<(), Violation> {
-        if self.replies.len() != self.n_requests {
-            let n_open = self.n_requests - self.replies.len();
-            return Err(Violation(format!("{n_open} requests were never answered")));
-        }
-        for (id, goal) in &self.goals {
-            if goal.n_endings == 0 {
-                return Err(Violation(format!(
-                    "goal {id} never ended: {:?}",
-                    goal.state
-                )));
-            }
-        }
-        if self.schedule.n_slots_lent() > 0 || !self.locked.is_empty() {
-            return Err(Violation(
-                "a slot or a lock was never given back".to_owned(),
-            ));
-        }
-        self.summary.longest_path_ms = self.finish_ms.iter().copied().max().unwrap_or(0);
-        Ok(())
     }
 }
 

@@ -24,6 +24,9 @@ use crate::{Derivation, Error, PathInfo, StoreDir, StorePath};
 /// The attribute.
 const ATTRIBUTE: &str = "exportReferencesGraph";
 
+/// What is known of every path in some graphs, by the graph's name.
+pub type GraphInfos = BTreeMap<String, BTreeMap<StorePath, PathInfo>>;
+
 /// The graphs that a derivation wants.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ReferenceGraphs {
@@ -36,8 +39,9 @@ impl ReferenceGraphs {
     /// Reads what a derivation wants.
     ///
     /// # Errors
-    /// [`Error::Attribute`]: a word without its partner, a name that no file should have, or
-    /// something that is no store path.
+    /// [`Error::InvalidDerivation`]: a word without its partner, or something beside a name that is
+    /// no store path. [`Error::Attribute`]: a name that no file should have, or, where attributes
+    /// are structured, something that is no store path. So does Nix tell them apart.
     pub fn read(attributes: &Attributes<'_>, store_dir: &StoreDir) -> Result<Self, Error> {
         let roots = if attributes.structured().is_some() {
             structured_roots(attributes, store_dir)?
@@ -80,18 +84,21 @@ fn unstructured_roots(
     let mut roots = BTreeMap::new();
     let text = attributes.text(ATTRIBUTE)?.unwrap_or_default();
     let all_words: Vec<&[u8]> = words(&text).collect();
+    let invalid = |reason: String| Error::InvalidDerivation {
+        drv_name: attributes.derivation().name.clone(),
+        reason: format!("its '{ATTRIBUTE}' {reason}"),
+    };
     let (pairs, []) = all_words.as_chunks() else {
-        return Err(attributes.refuse(ATTRIBUTE, "has an odd number of words"));
+        return Err(invalid("has an odd number of words".to_owned()));
     };
     for [name, path] in pairs {
-        let refuse = |rule: &str| {
-            let word = if rule.contains("name") { name } else { path };
-            attributes.refuse(ATTRIBUTE, format!("{rule} '{}'", word.as_bstr()))
-        };
         let Some(name) = file_name(name) else {
-            return Err(refuse("has an invalid file name"));
+            let reason = format!("has an invalid file name '{}'", name.as_bstr());
+            return Err(attributes.refuse(ATTRIBUTE, reason));
         };
-        let root = root_of(path, store_dir).map_err(|_| refuse("contains a non-store path"))?;
+        let root = store_dir
+            .parse_inside(path)
+            .map_err(|_| invalid(format!("contains a non-store path '{}'", path.as_bstr())))?;
         // Of two graphs of one name, the second overwrites the first one's file.
         roots.insert(name, [root].into());
     }
@@ -105,14 +112,6 @@ fn file_name(name: &[u8]) -> Option<String> {
     let is_other = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
     let is_allowed = name.as_bytes().first().is_some_and(is_first) && name.bytes().all(is_other);
     is_allowed.then(|| name.to_owned())
-}
-
-/// Returns the store object that a path leads to or into.
-fn root_of(path: &[u8], store_dir: &StoreDir) -> Result<StorePath, Error> {
-    let prefix_len = store_dir.as_str().len() + 1;
-    let inside = path.get(prefix_len..).unwrap_or_default();
-    let name_len = inside.find_byte(b'/').unwrap_or(inside.len());
-    store_dir.parse_bytes(&path[..path.len().min(prefix_len + name_len)])
 }
 
 /// Reads a set of graphs, each a path or a list of them; lists within lists, which Nix 2.8

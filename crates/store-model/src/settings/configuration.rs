@@ -339,7 +339,7 @@ mod tests {
             }
         ));
         assert!(configured(&[hook, typed("impure-env", "")]).is_ok());
-        assert!(configured(&[at_line("run-diff-hook", "false", 1)]).is_ok());
+        assert!(configured(&[at_line("external-builders", "[]", 1)]).is_ok());
     }
 
     #[test]

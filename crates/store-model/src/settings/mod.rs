@@ -137,6 +137,8 @@ pub struct Settings {
     pub impersonate_linux_26: bool,
     /// Prefixes that `__impureHostDeps` may name (`allowed-impure-host-deps`).
     pub allowed_impure_host_deps: BTreeSet<PathBuf>,
+    /// A program that may show further host paths to each builder (`pre-build-hook`).
+    pub pre_build_hook: Option<PathBuf>,
     /// The launcher, if it is not beside the running program (`sandbox-init`).
     pub sandbox_init: Option<PathBuf>,
     /// Whether contents are on disk before a path is valid (`fsync-store-paths`).
@@ -151,6 +153,16 @@ pub struct Settings {
     pub post_build_hook: Option<PathBuf>,
     /// Whether caches may be asked (`substitute`).
     pub substitute: bool,
+    /// How many times more each derivation is built, to be compared (`repeat`).
+    pub repeat: usize,
+    /// Whether outputs that then differ are a failure (`enforce-determinism`).
+    pub enforce_determinism: bool,
+    /// Whether the log of every round is shown (`print-repeated-builds`).
+    pub print_repeated_builds: bool,
+    /// The program that shows how outputs differ (`diff-hook`).
+    pub diff_hook: Option<PathBuf>,
+    /// Whether it runs (`run-diff-hook`).
+    pub run_diff_hook: bool,
 }
 
 impl Default for Settings {
@@ -188,6 +200,7 @@ impl Default for Settings {
             allow_nested_userns: true,
             impersonate_linux_26: false,
             allowed_impure_host_deps: BTreeSet::new(),
+            pre_build_hook: None,
             sandbox_init: None,
             fsync_store_paths: true,
             metadata_sync: MetadataSync::Durable,
@@ -195,6 +208,11 @@ impl Default for Settings {
             secret_key_files: BTreeSet::new(),
             post_build_hook: None,
             substitute: true,
+            repeat: 0,
+            enforce_determinism: true,
+            print_repeated_builds: true,
+            diff_hook: None,
+            run_diff_hook: false,
         }
     }
 }

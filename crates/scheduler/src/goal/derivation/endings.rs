@@ -107,10 +107,17 @@ pub(super) fn failure(facts: &Facts, recipe: &Recipe, ending: &BuilderEnding) ->
             match fault {
                 SetupFault::Lasting => Status::InputRejected,
                 SetupFault::Passing => Status::TransientFailure,
+                SetupFault::Refused => Status::MiscFailure,
             },
-            format!("while setting up the build environment of '{drv_path}': {message}"),
+            while_setting_up(facts, message),
         ),
     }
+}
+
+/// Says that a builder never ran, and why.
+pub(super) fn while_setting_up(facts: &Facts, message: &str) -> String {
+    let drv_path = &facts.printed_path;
+    format!("while setting up the build environment of '{drv_path}': {message}")
 }
 
 pub(super) fn quote_log(message: &mut String, facts: &Facts, log_tail: &[String]) {

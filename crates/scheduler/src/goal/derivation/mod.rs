@@ -3,36 +3,48 @@
 //! ```text
 //! Idle ─► LoadingDerivation ─► CheckingOutputs ─────────────────────────────► AlreadyValid
 //!                                  │ some are invalid: all will be made
-//!                                  ▼
-//!                     RequiringInputs ─► AwaitingInputs ─► QueryingClosure
+//!                                  ▼        (in a check: all are valid, else it fails)
+//!                     RequiringInputs ─► AwaitingInputs ─► QueryingClosure ─► failed
 //!                                                   │
 //!                                              AwaitingSlot ◄── CheckingAgain
 //!                                                   │ slot          ▲ lock was free
 //!                                                Locking ─busy─► AwaitingLock
 //!                                                   │ locked
 //!                                             CheckingLocked ───────────────► AlreadyValid
-//!                                                   │
-//!                                               Discarding
-//!                                                   │
-//!                                               Building ─cancelled─► Stopping
-//!                                                   │ the slot goes back here
+//!                                                   │         └─ check ─┐
+//!                                               Discarding              │
+//!                                                   │                   │
+//!                              AwaitingRound ─► Building ◄──────────────┘
+//!                                 ▲    slot         │    ─cancelled─► Stopping
+//!                                 │                 │ the slot goes back here
+//!                                 │ another round   │ check, or several rounds
+//!                                 └──────────── Comparing ──────────────────► Built (a check)
+//!                                                   │    ─cancelled─► LeavingComparison
+//!                                                   │ the last round, or the only one
 //!                                               Registering ─► RunningHook ─► Built
-//!                                                   │ refused, or cancelled
+//!                                                   │ refused, cancelled, or a round or check
+//!                                                   │ that differs
 //!                                                Keeping ───────────────────► failed
 //! ```
 //!
-//! A slot is held from `Locking` to the builder's exit, locks from `CheckingLocked` to the end.
-//! A goal that finds a lock taken gives its slot back before it waits, so nobody who holds a slot
-//! ever waits for anybody.
+//! What differs is shown to the diff hook, if there is one, in `RunningDiffHook`: before the goal
+//! fails, or after outputs were registered whose rounds may differ.
 //!
 //! `RunningHook` is there only if there is a hook. Its outputs are valid by then and its locks given
 //! back, so that nobody waits for the hook but who needs the goal.
 //!
-//! Whoever is cancelled while registering tells the registry and waits for its answer: until then
-//! the registry reads the outputs and may move them into the store, so neither the locks nor the
+//! A slot is held from `Locking`, or from `AwaitingRound`, to the builder's exit, and locks from
+//! `CheckingLocked` to the end, also between rounds. A round gives its slot back before its outputs
+//! are read and queues for another one afterwards: hashing is not building. A goal that finds a lock
+//! taken gives its slot back before it waits, so nobody who holds a slot ever waits for anybody; and
+//! who holds locks while it queues for a slot keeps nobody from giving one back.
+//!
+//! Whoever is cancelled while comparing or registering tells the registry and waits for its answer:
+//! until then the registry reads the outputs and may move them, so neither the locks nor the
 //! directory may go. It comes within moments, and says whether the outputs are valid after all.
 
 mod endings;
+mod rounds;
 mod transitions;
 
 #[cfg(test)]
@@ -47,8 +59,8 @@ use store_model::wanted_outputs::WantedOutputs;
 use store_model::{OutputName, StorePath};
 
 use super::recipe::Recipe;
-use super::{BuildTimes, FailureBits, Outcome, Status};
-use crate::events::{LockOwner, WaitReason};
+use super::{BuildMode, BuildTimes, FailureBits, Outcome, Status};
+use crate::events::{LockOwner, Round, WaitReason};
 use crate::slots::SlotId;
 
 /// What never changes about a derivation goal.
@@ -66,6 +78,21 @@ pub struct Facts {
     pub post_build_hook: PostBuildHook,
     /// Whether this machine has build slots at all (SPEC A5).
     pub local_builds: LocalBuilds,
+    /// What is built for.
+    pub mode: BuildMode,
+    /// How many times to build, and compare; fixed outputs and checks are built once.
+    pub n_rounds: u32,
+    /// What a round that differs comes to (`enforce-determinism`).
+    pub on_difference: OnDifference,
+}
+
+/// What it comes to that a round makes other outputs than the one before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnDifference {
+    /// The goal fails.
+    Fail,
+    /// It is told, and the rounds end: their last outputs become valid.
+    Tell,
 }
 
 /// What a goal does when an input failed.
@@ -158,11 +185,19 @@ pub enum Phase {
     /// What lies at the output paths without being valid is being removed.
     Discarding(SlotId, BTreeSet<OutputName>),
     /// The builder runs.
-    Building(SlotId, BTreeSet<OutputName>),
+    Building(SlotId, Attempt),
     /// The builder is being killed.
     Stopping(SlotId),
-    /// The outputs are being registered.
-    Registering(BuildTimes),
+    /// The outputs are being compared with those that are valid, or with the round before.
+    Comparing(Made),
+    /// The same, and nobody wants to know any more.
+    LeavingComparison(Made),
+    /// All slots are taken when another round is due.
+    AwaitingRound(Attempt),
+    /// The outputs are being registered; these are to be shown to the diff hook then.
+    Registering(Made, Vec<Shown>),
+    /// The diff hook looks at outputs that differ; the goal ends like this.
+    RunningDiffHook(Box<Outcome>),
     /// The outputs are valid, and the hook runs.
     RunningHook {
         /// How the goal ends if the hook succeeds.
@@ -181,6 +216,53 @@ pub enum Interest {
     Wanted,
     /// Nobody does.
     Gone,
+}
+
+/// A build that is to be made, or runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attempt {
+    /// The outputs that count.
+    pub names: BTreeSet<OutputName>,
+    /// Which round it is; counts from 1.
+    pub round: u32,
+}
+
+/// A build whose builder succeeded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Made {
+    /// Which.
+    pub attempt: Attempt,
+    /// When its builder ran.
+    pub times: BuildTimes,
+}
+
+/// What a build's outputs are compared with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Comparison {
+    /// With the valid ones.
+    WithValid,
+    /// With nothing yet: they are the first of several rounds.
+    OfFirstRound,
+    /// With those of the rounds before, which were all the same.
+    WithEarlierRound,
+}
+
+/// Outputs that differ.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutputsDiffer {
+    /// Which, and how.
+    pub message: String,
+    /// What the diff hook is to look at; empty if there is none.
+    pub shown: Vec<Shown>,
+}
+
+/// Two outputs that differ, for the diff hook.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shown {
+    /// The one that was made first.
+    pub earlier: PathBuf,
+    /// The other one.
+    pub later: PathBuf,
 }
 
 /// Inputs that failed, as far as they have ended.
@@ -261,8 +343,15 @@ pub enum Event {
     },
     /// An input ended.
     InputFinished(InputEnding),
-    /// The registry gave the closure of the inputs.
+    /// The registry gave the closure of the inputs, and what else surrounds the builder.
     ClosureQueried,
+    /// The derivation asks for surroundings that it cannot have.
+    SurroundingsRefused {
+        /// In which way.
+        status: Status,
+        /// Why.
+        message: String,
+    },
     /// The scheduler lent a slot.
     SlotGranted(SlotId),
     /// The lock keeper gave all locks.
@@ -291,6 +380,16 @@ pub enum Event {
     },
     /// The registry gave the outputs up, as it was told to.
     RegistrationCancelled,
+    /// The registry compared the outputs.
+    OutputsCompared {
+        /// How they differ, if they do.
+        difference: Option<Box<OutputsDiffer>>,
+    },
+    /// The diff hook has ended, and what it showed is taken away again.
+    DiffHookEnded {
+        /// What it wrote, in whole lines.
+        report: String,
+    },
     /// The hook ended.
     HookEnded {
         /// What went wrong, if anything did.
@@ -321,7 +420,7 @@ pub enum Effect {
     RequireInputs,
     /// Stop waiting for inputs.
     LeaveInputs,
-    /// Ask for the closure of the inputs.
+    /// Ask for the closure of the inputs, and for what else surrounds the builder.
     QueryClosure,
     /// Queue for a slot.
     RequestSlot,
@@ -338,17 +437,25 @@ pub enum Effect {
     /// Remove what lies at the output paths without being valid.
     DiscardInvalidPaths,
     /// Run the builder.
-    StartBuild,
+    StartBuild(Round),
     /// Kill the builder.
     CancelBuild,
     /// Check, hash and register these outputs.
     RegisterOutputs(BTreeSet<OutputName>),
+    /// Make these outputs canonical, hash them, and compare them.
+    CompareOutputs(BTreeSet<OutputName>, Comparison),
     /// Tell the registry that nobody wants the outputs any more.
     CancelRegistration,
     /// Run the hook.
     RunHook,
     /// Kill the hook.
     CancelHook,
+    /// Run the diff hook; then remove what lies at the output paths without being valid.
+    RunDiffHook(Vec<Shown>),
+    /// Kill the diff hook.
+    StopDiffHook,
+    /// Tell people, though nothing fails.
+    Warn(String),
     /// Do away with the build's directories, or keep them.
     DisposeBuild(Disposition),
     /// Tell subscribers why the goal stands still.

@@ -1,5 +1,7 @@
 //! Transcripts: a list of events in, `state + event → state [effects]` out.
 
+mod rounds;
+
 use std::time::SystemTime;
 
 use sandbox::SetupFault;
@@ -22,6 +24,9 @@ fn facts() -> Facts {
         keep_failed: KeepFailed::No,
         post_build_hook: PostBuildHook::None,
         local_builds: LocalBuilds::Allowed,
+        mode: BuildMode::Normal,
+        n_rounds: 1,
+        on_difference: OnDifference::Fail,
     }
 }
 
@@ -161,6 +166,13 @@ fn describe(effect: &Effect) -> String {
         Effect::DisposeBuild(disposition) => format!("DisposeBuild({disposition:?})"),
         Effect::Announce(reason) => format!("Announce({})", word(&format!("{reason:?}"))),
         Effect::RegisterOutputs(names) => format!("RegisterOutputs({names:?})"),
+        Effect::CompareOutputs(names, comparison) => {
+            format!("CompareOutputs({names:?}, {comparison:?})")
+        }
+        Effect::StartBuild(round) if round.of > 1 => {
+            format!("StartBuild({}/{})", round.number, round.of)
+        }
+        Effect::Warn(message) => format!("Warn({message})"),
         effect => word(&format!("{effect:?}")),
     }
 }
@@ -450,6 +462,26 @@ fn a_service_that_fails_ends_the_goal_and_gives_everything_back() {
 }
 
 #[test]
+fn a_derivation_that_asks_for_what_it_cannot_have_is_rejected_before_it_asks_for_a_slot() {
+    let rejected = Event::SurroundingsRefused {
+        status: Status::InputRejected,
+        message: "not an input".to_owned(),
+    };
+    let required = Event::InputsRequired {
+        n_pending: 0,
+        ended: vec![],
+    };
+    let said = transcript(
+        &facts(),
+        [started(), loaded(), invalid(&["out"]), required, rejected],
+    );
+    let last = said.lines().last().unwrap_or_default();
+    assert!(last.contains("Finish(InputRejected: "), "{said}");
+    assert!(last.contains("not an input"), "{said}");
+    assert!(!said.contains("RequestSlot"), "{said}");
+}
+
+#[test]
 fn every_verdict_has_the_status_that_the_exit_status_is_made_of() {
     use std::time::Duration;
     let verdicts = [
@@ -479,6 +511,13 @@ fn every_verdict_has_the_status_that_the_exit_status_is_made_of() {
             BuildVerdict::SetupFailed {
                 message: "not now".to_owned(),
                 fault: SetupFault::Passing,
+            },
+            1,
+        ),
+        (
+            BuildVerdict::SetupFailed {
+                message: "not here".to_owned(),
+                fault: SetupFault::Refused,
             },
             1,
         ),

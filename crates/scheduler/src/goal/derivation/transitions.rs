@@ -7,17 +7,21 @@ use sandbox::{BuildVerdict, Disposition};
 use store_model::OutputName;
 use store_model::wanted_outputs::WantedOutputs;
 
-use super::endings::{cancelled, dependency_failed, failure, quote_log};
+use super::endings::{cancelled, dependency_failed, failure, quote_log, while_setting_up};
+use super::rounds::{
+    build_succeeded, diff_hook_ended, not_checkable, outputs_compared, outputs_registered,
+    start_build,
+};
 use super::{
-    AfterFailure, BuilderEnding, Disk, Effect, Event, Facts, InputFailures, Interest, KeepFailed,
-    LocalBuilds, Phase, PostBuildHook, State,
+    AfterFailure, Attempt, BuilderEnding, Disk, Effect, Event, Facts, InputFailures, Interest,
+    KeepFailed, LocalBuilds, Made, Phase, PostBuildHook, State,
 };
 use crate::events::WaitReason;
 use crate::goal::recipe::Recipe;
-use crate::goal::{Outcome, Status};
+use crate::goal::{BuildMode, Outcome, Status};
 use crate::slots::SlotId;
 
-type Step = (State, Vec<Effect>);
+pub(super) type Step = (State, Vec<Effect>);
 
 impl State {
     /// Takes one event; returns the next state and the effects to perform, in order.
@@ -83,6 +87,10 @@ impl Phase {
                 inputs_changed(facts, recipe, n_pending - 1, failures)
             }
             (Self::QueryingClosure, Event::ClosureQueried) => await_slot(recipe),
+            (Self::QueryingClosure, Event::SurroundingsRefused { status, message }) => {
+                let message = while_setting_up(facts, &message);
+                end(vec![], Outcome::failure(status, message))
+            }
             (Self::AwaitingSlot, Event::SlotGranted(slot)) => {
                 live(recipe, Self::Locking(slot), vec![Effect::TryLocks])
             }
@@ -108,54 +116,56 @@ impl Phase {
                 live(recipe, Self::CheckingAgain, vec![Effect::QueryOutputs])
             }
             (Self::CheckingAgain, Event::OutputsQueried { invalid }) => {
-                if invalid.is_empty() {
-                    already_valid(&recipe, vec![])
-                } else {
-                    await_slot(recipe)
+                match (facts.mode, invalid.is_empty()) {
+                    (BuildMode::Normal, true) => already_valid(&recipe, vec![]),
+                    (BuildMode::Check, false) => end(vec![], not_checkable(facts)),
+                    (BuildMode::Normal, false) | (BuildMode::Check, true) => await_slot(recipe),
                 }
             }
             (Self::CheckingLocked(slot), Event::OutputsQueried { invalid }) => {
-                if invalid.is_empty() {
-                    let effects = vec![Effect::ReleaseSlot(slot), Effect::ReleaseLocks];
-                    already_valid(&recipe, effects)
-                } else {
-                    let effects = vec![Effect::DiscardInvalidPaths];
-                    live(recipe, Self::Discarding(slot, invalid), effects)
-                }
+                outputs_locked(facts, recipe, slot, invalid)
             }
-            (Self::Discarding(slot, invalid), Event::InvalidPathsDiscarded) => live(
-                recipe,
-                Self::Building(slot, invalid),
-                vec![Effect::StartBuild],
-            ),
+            (Self::Discarding(slot, names), Event::InvalidPathsDiscarded) => {
+                start_build(facts, recipe, slot, Attempt { names, round: 1 })
+            }
+            (Self::AwaitingRound(attempt), Event::SlotGranted(slot)) => {
+                start_build(facts, recipe, slot, attempt)
+            }
 
-            (Self::Building(slot, invalid), Event::BuildExited(ending)) => {
-                build_exited(facts, recipe, slot, invalid, &ending)
+            (Self::Building(slot, attempt), Event::BuildExited(ending)) => {
+                build_exited(facts, recipe, slot, attempt, &ending)
             }
             (Self::Stopping(slot), Event::BuildExited(_)) => {
                 let effects = vec![Effect::ReleaseSlot(slot)];
                 failed_build(facts, recipe, effects, cancelled(facts))
             }
-            (Self::Registering(times), Event::OutputsRegistered) => {
-                let mut outcome = Outcome::success(Status::Built, recipe.outputs.clone());
-                outcome.build_times = Some(times);
-                outcome.n_rounds = 1;
-                built(facts, recipe, outcome)
-            }
             (Self::RunningHook { outcome, interest }, Event::HookEnded { failure }) => {
                 hook_ended(facts, *outcome, interest, failure)
             }
-            (Self::Registering(times), Event::OutputsRefused { status, message }) => {
-                let mut outcome = Outcome::failure(status, message);
-                outcome.build_times = Some(times);
-                outcome.n_rounds = 1;
+            (Self::Comparing(made), Event::OutputsCompared { difference }) => {
+                outputs_compared(facts, recipe, made, difference.map(|it| *it))
+            }
+            (
+                Self::LeavingComparison(made),
+                Event::OutputsCompared { .. }
+                | Event::OutputsRefused { .. }
+                | Event::RegistrationCancelled,
+            )
+            | (Self::Registering(made, _) | Self::Comparing(made), Event::RegistrationCancelled) => {
+                failed_build(facts, recipe, vec![], made.told(cancelled(facts)))
+            }
+            (Self::Registering(made, shown), Event::OutputsRegistered) => {
+                outputs_registered(facts, recipe, &made, shown)
+            }
+            (
+                Self::Registering(made, _) | Self::Comparing(made),
+                Event::OutputsRefused { status, message },
+            ) => {
+                let outcome = made.told(Outcome::failure(status, message));
                 failed_build(facts, recipe, vec![], outcome)
             }
-            (Self::Registering(times), Event::RegistrationCancelled) => {
-                let mut outcome = cancelled(facts);
-                outcome.build_times = Some(times);
-                outcome.n_rounds = 1;
-                failed_build(facts, recipe, vec![], outcome)
+            (Self::RunningDiffHook(outcome), Event::DiffHookEnded { report }) => {
+                diff_hook_ended(facts, recipe, *outcome, report)
             }
             (Self::Keeping(mut outcome), Event::BuildKept { path }) => {
                 if let Some(path) = &path {
@@ -198,13 +208,21 @@ impl Phase {
             Self::Building(slot, _) => {
                 live(recipe, Self::Stopping(slot), vec![Effect::CancelBuild])
             }
-            phase @ Self::Registering(_) => live(recipe, phase, vec![Effect::CancelRegistration]),
             Self::RunningHook { outcome, .. } => {
                 let interest = Interest::Gone;
                 let phase = Self::RunningHook { outcome, interest };
                 live(recipe, phase, vec![Effect::CancelHook])
             }
-            phase @ (Self::Stopping(_) | Self::Keeping(_)) => live(recipe, phase, vec![]),
+            phase @ Self::Registering(..) => live(recipe, phase, vec![Effect::CancelRegistration]),
+            Self::Comparing(made) => {
+                let effects = vec![Effect::CancelRegistration];
+                live(recipe, Self::LeavingComparison(made), effects)
+            }
+            // How the goal ends is decided; what is shown to the hook has to be taken away.
+            phase @ Self::RunningDiffHook(_) => live(recipe, phase, vec![Effect::StopDiffHook]),
+            phase @ (Self::Stopping(_) | Self::LeavingComparison(_) | Self::Keeping(_)) => {
+                live(recipe, phase, vec![])
+            }
             phase => phase.abandon(cancelled(facts)),
         }
     }
@@ -227,7 +245,15 @@ impl Phase {
                 Effect::DisposeBuild(Disposition::Delete),
                 Effect::ReleaseLocks,
             ],
-            Self::Registering(_) => vec![
+            Self::AwaitingRound(_) => {
+                vec![Effect::WithdrawSlotRequest, Effect::ReleaseLocks]
+            }
+            Self::RunningDiffHook(_) => vec![
+                Effect::StopDiffHook,
+                Effect::DisposeBuild(Disposition::Delete),
+                Effect::ReleaseLocks,
+            ],
+            Self::Comparing(_) | Self::LeavingComparison(_) | Self::Registering(..) => vec![
                 Effect::CancelRegistration,
                 Effect::DisposeBuild(Disposition::Delete),
                 Effect::ReleaseLocks,
@@ -252,11 +278,11 @@ impl Phase {
     }
 }
 
-fn live(recipe: Arc<Recipe>, phase: Phase, effects: Vec<Effect>) -> Step {
+pub(super) fn live(recipe: Arc<Recipe>, phase: Phase, effects: Vec<Effect>) -> Step {
     (State::Live { recipe, phase }, effects)
 }
 
-fn end(mut effects: Vec<Effect>, outcome: Outcome) -> Step {
+pub(super) fn end(mut effects: Vec<Effect>, outcome: Outcome) -> Step {
     effects.push(Effect::Finish(Box::new(outcome)));
     (State::Finished, effects)
 }
@@ -297,7 +323,11 @@ fn outputs_checked(
         // Somebody widened the goal by an output that there is not.
         return check_outputs(facts, recipe, wanted);
     }
-    if !wanted_paths.keys().any(|name| invalid.contains(name)) {
+    if facts.mode == BuildMode::Check {
+        if !invalid.is_empty() {
+            return end(vec![], not_checkable(facts));
+        }
+    } else if !wanted_paths.keys().any(|name| invalid.contains(name)) {
         return end(vec![], Outcome::success(Status::AlreadyValid, wanted_paths));
     }
     if let Some(obstacle) = &recipe.obstacle {
@@ -341,18 +371,40 @@ fn inputs_changed(
     end(effects, dependency_failed(facts, &failures))
 }
 
-fn build_exited(
+/// Decides what follows when the locks are ours and it is known what others have built meanwhile.
+fn outputs_locked(
     facts: &Facts,
     recipe: Arc<Recipe>,
     slot: SlotId,
     invalid: BTreeSet<OutputName>,
+) -> Step {
+    let give_back = vec![Effect::ReleaseSlot(slot), Effect::ReleaseLocks];
+    match (facts.mode, invalid.is_empty()) {
+        (BuildMode::Normal, true) => already_valid(&recipe, give_back),
+        (BuildMode::Normal, false) => {
+            let effects = vec![Effect::DiscardInvalidPaths];
+            live(recipe, Phase::Discarding(slot, invalid), effects)
+        }
+        (BuildMode::Check, false) => end(give_back, not_checkable(facts)),
+        (BuildMode::Check, true) => {
+            let names = recipe.outputs.keys().cloned().collect();
+            start_build(facts, recipe, slot, Attempt { names, round: 1 })
+        }
+    }
+}
+
+fn build_exited(
+    facts: &Facts,
+    recipe: Arc<Recipe>,
+    slot: SlotId,
+    attempt: Attempt,
     ending: &BuilderEnding,
 ) -> Step {
-    let mut effects = vec![Effect::ReleaseSlot(slot)];
+    let effects = vec![Effect::ReleaseSlot(slot)];
+    let times = ending.times;
+    let made = Made { attempt, times };
     if ending.verdict == (BuildVerdict::Exited { code: 0 }) {
-        effects.push(Effect::Announce(WaitReason::Registration));
-        effects.push(Effect::RegisterOutputs(invalid));
-        return live(recipe, Phase::Registering(ending.times), effects);
+        return build_succeeded(facts, recipe, made, effects);
     }
     let (status, cause) = failure(facts, &recipe, ending);
     let mut message = cause;
@@ -366,18 +418,18 @@ fn build_exited(
     if ending.disk == Disk::NearlyFull {
         message.push_str("\nnote: build failure may have been caused by lack of free disk space");
     }
-    let mut outcome = Outcome::failure(status, message);
-    outcome.build_times = Some(ending.times);
-    outcome.n_rounds = 1;
+    let outcome = made.told(Outcome::failure(status, message));
     failed_build(facts, recipe, effects, outcome)
 }
 
 /// Ends a build whose outputs are valid, or has the hook run first. Others need not wait for that.
-fn built(facts: &Facts, recipe: Arc<Recipe>, outcome: Outcome) -> Step {
-    let mut effects = vec![
-        Effect::ReleaseLocks,
-        Effect::DisposeBuild(Disposition::Delete),
-    ];
+pub(super) fn built(
+    facts: &Facts,
+    recipe: Arc<Recipe>,
+    mut effects: Vec<Effect>,
+    outcome: Outcome,
+) -> Step {
+    effects.extend([Effect::ReleaseLocks, delete_build()]);
     match facts.post_build_hook {
         PostBuildHook::None => end(effects, outcome),
         PostBuildHook::Runs => {
@@ -402,8 +454,13 @@ fn hook_ended(facts: &Facts, built: Outcome, interest: Interest, failure: Option
     end(vec![], outcome)
 }
 
+/// Has a build's directories deleted.
+pub(super) fn delete_build() -> Effect {
+    Effect::DisposeBuild(Disposition::Delete)
+}
+
 /// Ends a build that failed: its directories go, or are kept for the user (SPEC B12).
-fn failed_build(
+pub(super) fn failed_build(
     facts: &Facts,
     recipe: Arc<Recipe>,
     mut effects: Vec<Effect>,

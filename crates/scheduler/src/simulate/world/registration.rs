@@ -1,7 +1,7 @@
 //! The pretended registry: outputs become valid, are refused, or are given up half-way.
 
 use super::{Goal, Violation, World};
-use crate::goal::derivation::{Event, PostBuildHook};
+use crate::goal::derivation::{Comparison, Event, OutputsDiffer, PostBuildHook, Shown};
 use crate::goal::{GoalId, Status};
 
 /// Half of all goals have a hook.
@@ -34,6 +34,30 @@ impl World<'_> {
         self.answer(id, event);
     }
 
+    /// Compares outputs, which may come out otherwise than before.
+    pub(super) fn compare(&mut self, id: GoalId, comparison: Comparison) {
+        let has_earlier = comparison != Comparison::OfFirstRound;
+        let differs = has_earlier && self.random.chance(self.plan.chaos.outputs_differ);
+        let difference = differs.then(|| {
+            let has_hook = self.random.chance(50);
+            let shown = has_hook.then(|| Shown {
+                earlier: "earlier".into(),
+                later: "later".into(),
+            });
+            Box::new(OutputsDiffer {
+                message: "pretended".to_owned(),
+                shown: shown.into_iter().collect(),
+            })
+        });
+        self.answer(id, Event::OutputsCompared { difference });
+    }
+
+    /// Ends a diff hook after a while.
+    pub(super) fn end_hook(&mut self, id: GoalId, after_ms: u64) {
+        let report = "pretended".to_owned();
+        self.answer_after(after_ms, id, Event::DiffHookEnded { report });
+    }
+
     /// Takes the registry's answer on its way to a goal: told to give up in time, it may have.
     #[expect(
         clippy::wildcard_enum_match_arm,
@@ -44,7 +68,9 @@ impl World<'_> {
             return event;
         };
         match event {
-            Event::OutputsRegistered | Event::OutputsRefused { .. }
+            Event::OutputsRegistered
+            | Event::OutputsRefused { .. }
+            | Event::OutputsCompared { .. }
                 if goal.gives_up && self.random.chance(50) =>
             {
                 goal.registering = None;
@@ -59,7 +85,9 @@ impl World<'_> {
                 self.finish_ms[idx] = before.unwrap_or(0) + plan_goal.build_ms;
                 Event::OutputsRegistered
             }
-            event @ (Event::OutputsRefused { .. } | Event::ServiceFailed { .. }) => {
+            event @ (Event::OutputsRefused { .. }
+            | Event::OutputsCompared { .. }
+            | Event::ServiceFailed { .. }) => {
                 goal.registering = None;
                 event
             }

@@ -36,6 +36,12 @@ pub(super) const OPTIONS: &[SettingOption] = &[
         Field::Switch(|s| &mut s.compress_log),
     ),
     implemented("cores", &["build-cores"], Field::Count(|s| &mut s.cores)),
+    implemented("diff-hook", &[], Field::OptionalPath(|s| &mut s.diff_hook)),
+    implemented(
+        "enforce-determinism",
+        &[],
+        Field::Switch(|s| &mut s.enforce_determinism),
+    ),
     implemented(
         "extra-platforms",
         &[],
@@ -96,6 +102,22 @@ pub(super) const OPTIONS: &[SettingOption] = &[
         Field::OptionalPath(|s| &mut s.post_build_hook),
     ),
     implemented(
+        "pre-build-hook",
+        &[],
+        Field::OptionalPath(|s| &mut s.pre_build_hook),
+    ),
+    implemented(
+        "print-repeated-builds",
+        &[],
+        Field::Switch(|s| &mut s.print_repeated_builds),
+    ),
+    implemented("repeat", &["build-repeat"], Field::Count(|s| &mut s.repeat)),
+    implemented(
+        "run-diff-hook",
+        &[],
+        Field::Switch(|s| &mut s.run_diff_hook),
+    ),
+    implemented(
         "sandbox",
         &["build-use-chroot", "build-use-sandbox"],
         Field::Sandbox(|s| &mut s.sandbox),
@@ -149,12 +171,6 @@ pub(super) const OPTIONS: &[SettingOption] = &[
         "goalctl builds on this machine only; set 'builders =' to go on without the others",
     ),
     refused(
-        "diff-hook",
-        &[],
-        &[""],
-        "outputs are not compared by a program; set 'diff-hook =' to go on without it",
-    ),
-    refused(
         "external-builders",
         &[],
         &["", "[]"],
@@ -166,25 +182,6 @@ pub(super) const OPTIONS: &[SettingOption] = &[
         &[""],
         "fixed-output builders get their variables from goalctl's own environment; \
          set 'impure-env =' to go on",
-    ),
-    refused(
-        "pre-build-hook",
-        &[],
-        &[""],
-        "no program adds to the sandbox before a build; \
-         set 'pre-build-hook =' and name the paths in 'sandbox-paths'",
-    ),
-    refused(
-        "repeat",
-        &["build-repeat"],
-        &["", "0"],
-        "a build runs once; set 'repeat = 0' to go on",
-    ),
-    refused(
-        "run-diff-hook",
-        &[],
-        &["", "false", "no", "0"],
-        "outputs are not compared by a program; set 'run-diff-hook = false' to go on",
     ),
     refused(
         "store",

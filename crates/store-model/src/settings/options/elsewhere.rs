@@ -9,7 +9,6 @@ const SANDBOX_ALWAYS: &str =
 const NO_NEW_RIGHTS: &str = "a builder never gains rights that it did not begin with";
 const CONTROL_GROUPS: &str =
     "resources are limited by control groups wherever the system lets goalctl make them";
-const BUILT_ONCE: &str = "it concerns repeated builds, and a build runs once";
 const SYNCED: &str = "contents and names are synced by 'fsync-store-paths'";
 const WRITE_AHEAD: &str = "the database always uses a write-ahead log";
 const ATTRIBUTES: &str =
@@ -61,7 +60,6 @@ pub(super) const OPTIONS: &[SettingOption] = &[
     without_effect("download-buffer-size", &[], DOWNLOADS),
     without_effect("download-speed", &[], DOWNLOADS),
     without_effect("enable-import-native", &[], EVALUATOR),
-    without_effect("enforce-determinism", &[], BUILT_ONCE),
     without_effect("eval-attrset-update-layer-rhs-threshold", &[], EVALUATOR),
     without_effect("eval-cache", &[], EVALUATOR),
     without_effect("eval-profile-file", &[], EVALUATOR),
@@ -120,7 +118,6 @@ pub(super) const OPTIONS: &[SettingOption] = &[
     without_effect("plugin-files", &[], NIX_PROGRAM),
     without_effect("preallocate-contents", &[], WRITING),
     without_effect("print-missing", &[], PRINTING),
-    without_effect("print-repeated-builds", &[], BUILT_ONCE),
     without_effect("pure-eval", &[], EVALUATOR),
     without_effect("require-drop-supplementary-groups", &[], NO_NEW_RIGHTS),
     without_effect("require-sigs", &[], DOWNLOADS),
