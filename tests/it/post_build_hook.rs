@@ -164,9 +164,10 @@ fn nobody_waits_for_a_hook_but_those_who_need_its_goal() {
     let store = TestStore::new();
     store.signals().pipes(&["ready", "go"]);
     let drvs = store.instantiate(
-        "let first = mk \"a-first\" \"echo x > $out\" { }; in [
+        "let first = mk \"a-first\" \"echo x > $out\" { };
+             second = mk \"b-second\" \"echo x > $out\" { }; in [
            (mk \"needs-first\" \"echo ${first} > $out\" { })
-           (mk \"z-other\" \"echo x > $out\" { }) ]",
+           (mk \"z-other\" \"echo ${second} > $out\" { }) ]",
     );
     let folder = store.signals().dir().display().to_string();
     let script = format!(
@@ -181,7 +182,8 @@ fn nobody_waits_for_a_hook_but_those_who_need_its_goal() {
     let is = |line: &str, event: &str, name: &str| {
         line.contains(&format!("\"event\":\"{event}\"")) && line.contains(name)
     };
-    // There is one slot, and the goal whose hook runs has none; nor has it the lock.
+    // There is one slot, which the other goal gets after the one whose hook runs: that has none.
+    // Nor has it the lock.
     goalctl.await_line(|line| {
         assert!(!is(line, "started", "-needs-first.drv"), "{line}");
         is(line, "finished", "-z-other.drv")

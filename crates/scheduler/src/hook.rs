@@ -1,5 +1,5 @@
-//! Running `post-build-hook`: one thread for each hook that runs, as many at once as there are build
-//! slots. A goal waits for its own hook, and nobody else does.
+//! Running `post-build-hook`: one thread for each hook that runs, twice as many at once as there are
+//! build slots. A goal waits for its own hook, and builds wait for none.
 
 use std::collections::VecDeque;
 use std::ffi::OsStr;
@@ -29,6 +29,10 @@ use crate::start::Config;
 /// hook that has this much to say is broken.
 const MAX_SHOWN_BYTES: usize = 4 << 20;
 
+/// Most hooks wait for a network, so that more of them than of builders keep a machine busy; still
+/// there is a limit, for a graph of short builds would else have all its hooks run at once.
+const HOOKS_PER_SLOT: usize = 2;
+
 /// A line longer than this is shown in parts.
 const MAX_LINE_LEN: u64 = 64 << 10;
 
@@ -56,8 +60,12 @@ pub(crate) struct HookRun {
 
 impl Hooks {
     pub(crate) fn new(config: &Config) -> Self {
+        let n_slots = config.settings.max_jobs.max(1);
+        let n_permits = n_slots
+            .saturating_mul(HOOKS_PER_SLOT)
+            .min(Semaphore::MAX_PERMITS);
         Self {
-            permits: Arc::new(Semaphore::new(config.settings.max_jobs.max(1))),
+            permits: Arc::new(Semaphore::new(n_permits)),
             environment: Arc::new(config.host_environment.clone()),
             nix_config: config.nix_config.as_str().into(),
         }

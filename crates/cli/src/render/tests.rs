@@ -172,7 +172,10 @@ fn json_lines_name_the_goal_and_carry_everything() {
     let mut outcome = Outcome::failure(Status::HashMismatch, "other contents");
     outcome.kept_build_dir = Some(PathBuf::from("/kept"));
     for (kind, expected) in [
-        (created(DRV), json!({"event": "created", "request": "0"})),
+        (
+            created(DRV),
+            json!({"event": "created", "mode": "normal", "request": "0"}),
+        ),
         (
             waiting(lock()),
             json!({"event": "waiting", "for": "lock", "lock": format!("/nix/store/{OUT}"),
@@ -180,7 +183,7 @@ fn json_lines_name_the_goal_and_carry_everything() {
         ),
         (
             started(5, 6),
-            json!({"event": "started", "pid": 5, "uid": 6}),
+            json!({"event": "started", "pid": 5, "uid": 6, "round": 1, "rounds": 1}),
         ),
         (
             logged(b"a\n\xff"),

@@ -1,3 +1,5 @@
+//! Hooks that are shell scripts, and what became of them.
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;

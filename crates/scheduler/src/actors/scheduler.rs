@@ -13,7 +13,9 @@ use crate::Error;
 use crate::actors::derivation_goal::NewGoal;
 use crate::actors::{DerivationGoal, PathGoal};
 use crate::events::{Event, EventKind};
-use crate::goal::derivation::{AfterFailure, Facts, KeepFailed, LocalBuilds, OnDifference, PostBuildHook};
+use crate::goal::derivation::{
+    AfterFailure, Facts, KeepFailed, LocalBuilds, OnDifference, PostBuildHook,
+};
 use crate::goal::{BuildMode, GoalId, GoalKey, Outcome, RequestId, path};
 use crate::messages::{
     BuildSlotGranted, BuildSlotReleased, CancelGoal, CancelRequests, ForcePanic, GoalEnded,
