@@ -33,7 +33,7 @@ pub struct SimulatedGoal {
     /// Its outputs.
     pub outputs: Vec<OutputName>,
     /// Which goals it needs, and which of their outputs.
-    pub inputs: Vec<(usize, BTreeSet<OutputName>)>,
+    pub inputs: Vec<(usize, Box<[OutputName]>)>,
     /// How long its builder runs.
     pub build_ms: u64,
     /// How many times it is built, and compared.
@@ -70,6 +70,7 @@ impl Plan {
     pub fn layered(n_layers: usize, width: usize, n_inputs: usize, seed: u64) -> Self {
         let mut random = Random::new(seed);
         let mut goals: Vec<SimulatedGoal> = Vec::with_capacity(n_layers * width);
+        let out = OutputName::default();
         for layer in 0..n_layers {
             for column in 0..width {
                 let inputs = match layer.checked_sub(1) {
@@ -80,10 +81,10 @@ impl Plan {
                 };
                 goals.push(SimulatedGoal {
                     drv_path: drv_path(goals.len()),
-                    outputs: vec![OutputName::default()],
+                    outputs: vec![out.clone()],
                     inputs: inputs
                         .into_iter()
-                        .map(|input| (input, BTreeSet::from([OutputName::default()])))
+                        .map(|input| (input, Box::from([out.clone()])))
                         .collect(),
                     build_ms: 10 + random.below(50),
                     n_rounds: 1,
@@ -180,10 +181,7 @@ fn random_outputs(random: &mut Random) -> Vec<OutputName> {
         .collect()
 }
 
-fn random_inputs(
-    random: &mut Random,
-    goals: &[SimulatedGoal],
-) -> Vec<(usize, BTreeSet<OutputName>)> {
+fn random_inputs(random: &mut Random, goals: &[SimulatedGoal]) -> Vec<(usize, Box<[OutputName]>)> {
     let n_goals = goals.len() as u64;
     let wanted: BTreeSet<usize> = (0..random.below(5).min(n_goals))
         .map(|_| usize::try_from(random.below(n_goals)).unwrap_or(0))

@@ -334,7 +334,7 @@ impl<'a> World<'a> {
                         let path = self.plan.goals[*input].drv_path.clone();
                         (
                             GoalKey::Derivation(path, BuildMode::Normal),
-                            WantedOutputs::These(names.clone()),
+                            WantedOutputs::These(names.iter().cloned().collect()),
                         )
                     })
                     .collect();
@@ -435,7 +435,7 @@ impl<'a> World<'a> {
     fn start_build(&mut self, id: GoalId, idx: usize, round: Round) -> Result<(), Violation> {
         let plan_goal = &self.plan.goals[idx];
         for (input, names) in &plan_goal.inputs {
-            if !names.is_subset(&self.valid[*input]) {
+            if !names.iter().all(|name| self.valid[*input].contains(name)) {
                 return Err(Violation(format!(
                     "goal {idx} builds before its input {input} is valid"
                 )));
