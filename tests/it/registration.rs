@@ -112,6 +112,91 @@ fn what_outputs_may_refer_to_is_decided_as_by_nix_and_every_offender_is_named_wi
 }
 
 #[test]
+fn structured_checks_are_of_one_output_as_in_nix() {
+    if !requirement::genuine_nix() {
+        return;
+    }
+    for profile in Profile::all() {
+        for (attributes, words) in [
+            (
+                "outputChecks.out.allowedReferences = [ middle \"out\" ];",
+                &[][..],
+            ),
+            (
+                "outputChecks.out.allowedReferences = [ middle ];",
+                &["allowedReferences", "-top"],
+            ),
+            (
+                "outputChecks.out.allowedRequisites = [ middle bottom ];",
+                &["allowedRequisites", "-top"],
+            ),
+            (
+                "outputChecks.dev.disallowedReferences = [ \"out\" ];",
+                &["disallowedReferences", "-top"],
+            ),
+            ("outputChecks.dev.disallowedReferences = [ middle ];", &[]),
+            (
+                "outputChecks.dev.disallowedRequisites = [ bottom ];",
+                &["disallowedRequisites", "-bottom, through /nix/store/"],
+            ),
+            (
+                "outputChecks.out = { maxSize = 1000; maxClosureSize = 1000; };",
+                &[],
+            ),
+            (
+                "outputChecks.out.maxSize = 10;",
+                &["-top", "limit is 10 bytes"],
+            ),
+            (
+                "outputChecks.dev.maxClosureSize = 300;",
+                &["closure", "-top-dev", "limit is 300 bytes"],
+            ),
+        ] {
+            let expression = format!(
+                "let {CHAIN} structured = mk \"top\" \"echo ${{middle}} ${{placeholder \"out\"}} > \
+                 ${{placeholder \"out\"}}; echo ${{placeholder \"out\"}} > ${{placeholder \"dev\"}}\" \
+                 {{ __structuredAttrs = true; outputs = [ \"out\" \"dev\" ]; {attributes} }}; \
+                 in structured"
+            );
+            let finished = assert_alike(profile, &expression, &[]);
+            assert_eq!(
+                finished.code(),
+                i32::from(!words.is_empty()),
+                "{attributes}: {finished}"
+            );
+            for word in words {
+                finished.expect_error(word);
+            }
+        }
+    }
+}
+
+#[test]
+fn references_are_discarded_and_an_output_may_need_itself_where_the_derivation_says_so() {
+    if !requirement::genuine_nix() {
+        return;
+    }
+    let store = TestStore::new();
+    let drv = store.instantiate_one(&format!(
+        "let {CHAIN} in mk \"image\" \"echo ${{middle}} > ${{placeholder \"out\"}}; \
+         echo ${{middle}} ${{placeholder \"out\"}} ${{placeholder \"dev\"}} > \
+         ${{placeholder \"dev\"}}\" \
+         {{ __structuredAttrs = true; outputs = [ \"out\" \"dev\" ]; \
+            unsafeDiscardReferences.out = true; \
+            outputChecks.dev = {{ \
+              ignoreSelfRefs = true; allowedRequisites = [ middle bottom \"out\" ]; }}; }}"
+    ));
+    store.goalctl(["build", &drv]).succeed();
+    let objects = Snapshot::of(&store).objects;
+    let image = store.output_of(&drv, "out");
+    assert!(objects[&image].references.is_empty());
+    let dev = &objects[&store.output_of(&drv, "dev")].references;
+    assert!(dev.len() == 3 && dev.contains(&image), "{dev:?}");
+    debris::assert_clean(&store);
+    debris::assert_verifies(&store);
+}
+
+#[test]
 fn a_fixed_output_that_is_something_else_is_registered_as_that() {
     if !requirement::genuine_nix() {
         return;

@@ -145,6 +145,37 @@ fn attributes_are_read_where_they_are_structured_as_where_they_are_not() {
 }
 
 #[test]
+fn a_builder_is_shown_the_machine_that_nix_shows_it() {
+    if !requirement::genuine_nix() {
+        return;
+    }
+    let expression = r#"
+        let look = system: mk "machine-${system}" "uname -smr > $out; pwd >> $out" {
+              inherit system;
+            };
+        in map look [ "x86_64-linux" "i686-linux" ]
+    "#;
+    for profile in Profile::all() {
+        for linux_26 in ["false", "true"] {
+            let pair = Pair::new(profile, expression);
+            pair.assert_built_alike(|invocation| {
+                invocation.option("impersonate-linux-26", linux_26)
+            });
+            let told: String = pair
+                .drvs
+                .iter()
+                .map(|drv| {
+                    let out = pair.by_goalctl.output_of(drv, "out");
+                    text(&pair.by_goalctl.real(&out))
+                })
+                .collect();
+            assert!(told.contains(" i686\n"), "{told}");
+            assert_eq!(told.contains("Linux 2.6."), linux_26 == "true", "{told}");
+        }
+    }
+}
+
+#[test]
 fn a_derivation_that_asks_for_what_it_cannot_have_fails_as_in_nix() {
     if !requirement::genuine_nix() {
         return;
