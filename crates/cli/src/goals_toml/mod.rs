@@ -4,12 +4,13 @@
 //! Nix, given the same recipe, finds the same paths. `docs/goals-toml.md` explains every key.
 //!
 //! ```text
-//! file ─► order (inputs first) ─► for each goal: sources ─► derive ─► output paths ─► AddText
+//! file ─► order (inputs first) ─► for each goal: sources ─► derive ─► output paths ─► layers ─► AddText
 //! ```
 
 mod derive;
 mod error;
 mod file;
+mod layers;
 mod order;
 mod sources;
 mod template;
@@ -25,6 +26,7 @@ use store_model::{
 };
 
 use self::derive::{KeyError, Known, derive, needed_goals};
+use self::layers::Layers;
 use self::sources::Source;
 use crate::failure::{Failure, Result};
 use crate::store::Store;
@@ -160,6 +162,7 @@ impl Goals {
     ) -> Result<Vec<(String, Instantiated)>> {
         let mut copied: BTreeMap<Source, StorePath> = BTreeMap::new();
         let mut workshop = Workshop::new(store.dir().clone(), system);
+        let mut layers = Layers::default();
         for name in &self.ordered {
             let mut sources = BTreeMap::new();
             for (called, source) in self.sources_of(name)? {
@@ -173,14 +176,11 @@ impl Goals {
                 sources.insert(called, path);
             }
             let derivation = self.make(name, &sources, &mut workshop)?;
-            let added = store.add(add_text(&derivation, store.dir())).await?;
-            if Some(&added) != workshop.drv_path(name) {
-                return Err(Failure::message(format!(
-                    "the store put the derivation of goal '{name}' at '{}'",
-                    store.dir().print(&added)
-                )));
+            if let Some(drv_path) = workshop.drv_path(name) {
+                layers.push(drv_path.clone(), add_text(&derivation, store.dir()));
             }
         }
+        layers.write(store).await?;
         let mut made = workshop.made;
         Ok(self
             .selected
