@@ -206,10 +206,40 @@ pub struct RegisterOutputs {
     pub checks: OutputChecks,
     /// What the contents may mention: the input closure and all outputs.
     pub reference_candidates: Arc<BTreeSet<StorePath>>,
+    /// What becomes of a valid object that lies where an output belongs.
+    pub occupied: Occupied,
     /// Raised by the goal when nobody wants the outputs any more. What has been handed to the writer
     /// by then becomes valid all the same; anything else is given up within moments, and the answer
     /// says which it was.
     pub cancel: CancelFlag,
+}
+
+/// What it means that an output's path is valid already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Occupied {
+    /// A mistake: the goal leaves out what is valid.
+    Refused,
+    /// It was found to be corrupt or missing: it makes way, at no moment leaving nothing at the path
+    /// where the file system can exchange names, and its row says from then on what lies there.
+    Repaired,
+}
+
+/// Sent by a goal that holds the locks, after its builder is gone: registers a derivation's only
+/// output, which is fixed, at the path that follows from its contents, whatever was promised.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<ContentAddressed, RegisterError>")]
+pub struct RegisterByContents {
+    /// What was made.
+    pub candidate: RegisterOutputs,
+}
+
+/// Answer to [`RegisterByContents`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContentAddressed {
+    /// What is known of it: its path, and its address by contents.
+    pub info: PathInfo,
+    /// Keeps it from the garbage collector.
+    pub roots: RootsLease,
 }
 
 /// Why outputs were not registered. Nothing of them is valid then, and nothing is left at their

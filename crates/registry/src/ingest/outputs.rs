@@ -16,12 +16,13 @@ use tokio::sync::oneshot;
 use super::canonical::Canonical;
 use super::copy::{Place, RequiredOwner};
 use super::hash_scan::{ContentHash, Contents, Metadata, Question, read_tree};
+use super::repair::{Displaced, keep_signatures};
 use super::{Ingest, Staged, StagedQuestion, discard_all, place};
 use crate::Error;
 use crate::cycle::find_cycle;
 use crate::db::query;
 use crate::db::write::{Registration, unix_time};
-use crate::messages::{RegisterError, RegisterOutputs, ScratchOutput};
+use crate::messages::{Occupied, RegisterError, RegisterOutputs, ScratchOutput};
 use crate::staging::c_name;
 
 pub(crate) use self::mismatch::{FoundOutput, Refusal};
@@ -42,14 +43,16 @@ pub(super) enum Source {
 }
 
 impl Ingest {
-    /// Registers a build's outputs, all or none, and answers through `reply`.
+    /// Registers a build's outputs, all or none, and answers through `reply`; `earlier` is what the
+    /// database says of those that are repaired.
     pub(crate) fn register_outputs(
         &mut self,
         request: &RegisterOutputs,
+        earlier: &[PathInfo],
         reply: oneshot::Sender<Result<Vec<PathInfo>, Refusal>>,
     ) {
-        let infos = match self.ingest_outputs(request) {
-            Ok(infos) => infos,
+        let (infos, displaced) = match self.ingest_outputs(request, earlier) {
+            Ok(ingested) => ingested,
             Err(error) => {
                 let _listener_gone = reply.send(Err(error));
                 return;
@@ -62,13 +65,20 @@ impl Ingest {
                 derivation_outputs: Vec::new(),
             })
             .collect();
-        self.commit(registrations, infos, reply);
+        self.commit_over(registrations, displaced, infos, reply);
     }
 
-    fn ingest_outputs(&mut self, request: &RegisterOutputs) -> Result<Vec<PathInfo>, Refusal> {
-        let mut ready = self.prepare_outputs(request)?;
+    fn ingest_outputs(
+        &mut self,
+        request: &RegisterOutputs,
+        earlier: &[PathInfo],
+    ) -> Result<(Vec<PathInfo>, Vec<Displaced>), Refusal> {
+        let ready = self.prepare_outputs(request)?;
         self.refuse_cycles(request, &ready)?;
-        let infos = self.describe(request, &ready);
+        let mut infos = self.describe(request, &ready);
+        for info in infos.values_mut() {
+            keep_signatures(info, earlier);
+        }
         self.check_outputs(request, &infos)?;
         for ready in &ready {
             self.optimise_output(request, ready)?;
@@ -76,8 +86,10 @@ impl Ingest {
         // From here on it takes moments, and whoever cancels now waits for less than it would take
         // to take everything back.
         request.cancel.check()?;
-        self.place_outputs(request, &mut ready)?;
-        Ok(infos.into_values().collect())
+        let displaced = self.place_outputs(request, ready)?;
+        let infos = infos.into_values().collect::<Vec<_>>();
+        self.tell_changes(&infos, earlier);
+        Ok((infos, displaced))
     }
 
     /// Returns what will be known of the outputs, signed.
@@ -118,10 +130,15 @@ impl Ingest {
             signatures: BTreeSet::new(),
             content_address: address.map(|address| address.to_string()),
         };
+        self.sign(&mut info);
+        info
+    }
+
+    /// Signs with every key.
+    pub(super) fn sign(&self, info: &mut PathInfo) {
         for key in self.secret_keys.iter() {
             info.sign(&self.layout.paths.store_dir, key);
         }
-        info
     }
 
     /// Returns whether an output's path is the one that follows from its contents together with
@@ -208,11 +225,21 @@ impl Ingest {
         }
     }
 
-    /// Checks, copies where that is due, makes canonical, and reads all outputs.
+    /// Checks, copies where that is due, makes canonical, and reads all outputs. What is fixed has
+    /// to be what was promised.
     pub(super) fn prepare_outputs<'a>(
         &mut self,
         request: &'a RegisterOutputs,
     ) -> Result<Vec<Ready<'a>>, Refusal> {
+        let ready = self.read_outputs(request)?;
+        self.check_promises(request, ready)
+    }
+
+    /// The same, whatever was promised.
+    fn read_outputs<'a>(
+        &mut self,
+        request: &'a RegisterOutputs,
+    ) -> Result<Vec<Ready<'a>>, RegisterError> {
         // Nothing is opened before all of them have been looked at.
         for output in &request.outputs {
             self.check_root(request, output)?;
@@ -230,7 +257,7 @@ impl Ingest {
             ready.push(prepared.map_err(blame)?);
         }
         canonical.check_links().map_err(blame)?;
-        self.check_promises(request, ready)
+        Ok(ready)
     }
 
     /// Refuses an output that is missing or that others could have written to.
@@ -368,23 +395,31 @@ impl Ingest {
         }
     }
 
-    /// Moves all outputs into the store, or none.
+    /// Moves all outputs into the store, or none of those that are new there; returns what the
+    /// others have replaced.
     fn place_outputs(
         &mut self,
         request: &RegisterOutputs,
-        ready: &mut [Ready<'_>],
-    ) -> Result<(), Error> {
-        for idx in 0..ready.len() {
-            if let Err(error) = self.place_output(request, &mut ready[idx]) {
-                let placed: Vec<StorePath> = ready[..idx]
-                    .iter()
-                    .map(|ready| ready.output.path.clone())
-                    .collect();
-                discard_all(&self.trash, &placed);
-                return Err(error);
+        ready: Vec<Ready<'_>>,
+    ) -> Result<Vec<Displaced>, Error> {
+        let mut displaced = Vec::new();
+        let mut placed: Vec<StorePath> = Vec::new();
+        for mut ready in ready {
+            let path = ready.output.path.clone();
+            let outcome = match request.occupied {
+                Occupied::Refused => self.place_output(request, &mut ready).map(|()| None),
+                Occupied::Repaired => self.repair_output(request, ready),
+            };
+            match outcome {
+                Ok(None) => placed.push(path),
+                Ok(Some(old)) => displaced.push(old),
+                Err(error) => {
+                    discard_all(&self.trash, &placed);
+                    return Err(error);
+                }
             }
         }
-        Ok(())
+        Ok(displaced)
     }
 
     fn place_output(
