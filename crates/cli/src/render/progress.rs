@@ -94,7 +94,7 @@ impl Progress {
     pub(crate) fn mode(&self, goal: GoalId) -> BuildMode {
         match self.goals.get(&goal).map(|goal| &goal.key) {
             Some(GoalKey::Derivation(_, mode)) => *mode,
-            Some(GoalKey::Path(_)) | None => BuildMode::Normal,
+            Some(GoalKey::Path(..)) | None => BuildMode::Normal,
         }
     }
 

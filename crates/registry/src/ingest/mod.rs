@@ -183,10 +183,14 @@ impl Ingest {
             // Nothing is known of it, so nothing is remembered.
             Err(Error::Cancelled) => return false,
             Err(error) => {
-                tracing::warn!("{error}");
+                tracing::info!("{error}");
                 false
             }
         };
+        if !is_good {
+            let path = self.layout.print(path);
+            tracing::warn!("path '{path}' is corrupted or missing");
+        }
         self.good_paths.set(path.clone(), is_good);
         is_good
     }

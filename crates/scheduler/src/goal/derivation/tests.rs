@@ -1,5 +1,6 @@
 //! Transcripts: a list of events in, `state + event → state [effects]` out.
 
+mod repair;
 mod rounds;
 
 use std::time::SystemTime;
@@ -171,6 +172,10 @@ fn describe(effect: &Effect) -> String {
         }
         Effect::StartBuild(round) if round.of > 1 => {
             format!("StartBuild({}/{})", round.number, round.of)
+        }
+        Effect::RequireRepairs(broken) => {
+            let names = broken.iter().map(|it| it.path.name());
+            format!("RequireRepairs({})", names.collect::<Vec<_>>().join(", "))
         }
         Effect::Warn(message) => format!("Warn({message})"),
         effect => word(&format!("{effect:?}")),
