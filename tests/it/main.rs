@@ -25,4 +25,5 @@ mod guard;
 mod hostility;
 mod isolation;
 mod races;
+mod repair;
 mod repeated;

@@ -243,7 +243,8 @@ pub struct ContentAddressed {
 }
 
 /// Why outputs were not registered. Nothing of them is valid then, and nothing is left at their
-/// paths; but a fixed output with other contents than promised may be valid at the path that those
+/// paths, unless they were to be repaired: then there is what was there before, or what was made.
+/// And a fixed output with other contents than promised may be valid at the path that those
 /// have.
 #[derive(Debug, thiserror::Error)]
 pub enum RegisterError {

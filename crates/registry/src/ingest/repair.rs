@@ -122,3 +122,7 @@ pub(super) fn keep_signatures(info: &mut PathInfo, earlier: &[PathInfo]) {
         info.signatures.extend(before.signatures.iter().cloned());
     }
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may panic")]
+mod tests;
