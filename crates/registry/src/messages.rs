@@ -171,7 +171,8 @@ pub struct DiscardInvalidPaths {
 pub struct ScratchOutput {
     /// Its symbolic name.
     pub name: OutputName,
-    /// Where it belongs; in the scratch directory it has the same base name.
+    /// Where it belongs; in the scratch directory it has the same base name, unless it was
+    /// redirected.
     pub path: StorePath,
     /// What a fixed output must hash to.
     pub fixed: Option<(IngestionMethod, Hash)>,
@@ -182,6 +183,9 @@ pub struct ScratchOutput {
 pub struct ScratchStore {
     /// The open directory.
     pub dir: Arc<OwnedFd>,
+    /// Outputs of the build that were made under other paths, which all of its outputs may mention
+    /// instead: wherever they do, the output's own path is put back.
+    pub redirected: BTreeMap<StorePath, StorePath>,
     /// Its path, for messages.
     pub path: PathBuf,
 }

@@ -301,6 +301,7 @@ impl Scratch {
             drv_path: self.drv_path.clone(),
             scratch: ScratchStore {
                 dir: Arc::new(dir),
+                redirected: BTreeMap::new(),
                 path: self.dir.clone(),
             },
             builder_uid: self.builder_uid,

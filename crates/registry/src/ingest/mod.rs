@@ -43,7 +43,7 @@ use crate::{CancelFlag, Error};
 
 use self::canonical::Canonical;
 pub use self::compare::RoundOutputs;
-use self::copy::{Place, RequiredOwner, copy_tree};
+use self::copy::{Copying, Place, copy_tree};
 pub(crate) use self::hash_scan::ReadBuffer;
 use self::hash_scan::{ContentHash, Contents, Metadata, Question, read_tree};
 pub(crate) use self::outputs::FoundOutput;
@@ -196,12 +196,7 @@ impl Ingest {
     }
 
     /// Makes a fresh copy in our own directory.
-    fn copy_in(
-        &self,
-        from: Place<'_>,
-        owner: RequiredOwner,
-        cancel: &CancelFlag,
-    ) -> Result<Staged, Error> {
+    fn copy_in(&self, from: Place<'_>, copying: Copying<'_>) -> Result<Staged, Error> {
         let copy = Staged::new(self.trash.clone());
         let path = self.trash.staging.path_of(&copy.name);
         let to = Place {
@@ -209,7 +204,7 @@ impl Ingest {
             name: &copy.name,
             path: &path,
         };
-        copy_tree(from, to, owner, cancel)?;
+        copy_tree(from, to, copying)?;
         Ok(copy)
     }
 

@@ -3,6 +3,7 @@
 mod mismatch;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::CString;
 use std::os::fd::AsFd as _;
 
 use rustix::fs::{AtFlags, FileType, Stat};
@@ -14,7 +15,7 @@ use store_model::{ContentAddress, OutputName, PathInfo, StorePath};
 use tokio::sync::oneshot;
 
 use super::canonical::Canonical;
-use super::copy::{Place, RequiredOwner};
+use super::copy::{Copying, Place, RequiredOwner};
 use super::hash_scan::{ContentHash, Contents, Metadata, Question, read_tree};
 use super::repair::{Displaced, keep_signatures};
 use super::{Ingest, Staged, StagedQuestion, discard_all, place};
@@ -246,13 +247,16 @@ impl Ingest {
         }
         let mut canonical = Canonical::new(&self.layout, request.builder_uid);
         let mut ready = Vec::with_capacity(request.outputs.len());
+        let is_rewritten = !request.scratch.redirected.is_empty();
         for output in &request.outputs {
-            let prepared = match output.fixed {
-                None => self.read_scratch(request, output, &mut canonical),
-                Some((method, hash)) => {
-                    let algorithm = hash.algorithm();
-                    self.read_fixed(request, output, ContentHash { method, algorithm })
-                }
+            let content_hash = output.fixed.map(|(method, hash)| {
+                let algorithm = hash.algorithm();
+                ContentHash { method, algorithm }
+            });
+            let prepared = if content_hash.is_some() || is_rewritten {
+                self.read_copy(request, output, content_hash)
+            } else {
+                self.read_scratch(request, output, &mut canonical)
             };
             ready.push(prepared.map_err(blame)?);
         }
@@ -267,7 +271,7 @@ impl Ingest {
         output: &ScratchOutput,
     ) -> Result<(), RegisterError> {
         let printed = self.layout.print(&output.path);
-        let name = c_name(output.path.base_name());
+        let name = scratch_name(request, output);
         let stat = match rustix::fs::statat(&request.scratch.dir, &*name, AtFlags::SYMLINK_NOFOLLOW)
         {
             Ok(stat) => stat,
@@ -279,7 +283,7 @@ impl Ingest {
                 )));
             }
             Err(errno) => {
-                let path = request.scratch.path.join(output.path.base_name());
+                let path = request.scratch.path.join(&*name.to_string_lossy());
                 return Err(Error::file("looking at", path, errno).into());
             }
         };
@@ -329,19 +333,19 @@ impl Ingest {
     }
 
     /// A fixed output's builder had a network, over which it may have handed out open files: only
-    /// a copy is hashed and kept.
-    fn read_fixed<'a>(
+    /// a copy is hashed and kept. So it is of what has to mention other paths than it does.
+    fn read_copy<'a>(
         &mut self,
         request: &RegisterOutputs,
         output: &'a ScratchOutput,
-        content_hash: ContentHash,
+        content_hash: Option<ContentHash>,
     ) -> Result<Ready<'a>, Error> {
         let owner = RequiredOwner::User(request.builder_uid);
         let copy = self.copy_from_scratch(request, output, owner)?;
         let none = BTreeSet::new();
         let question = StagedQuestion {
             candidates: candidates(request, output, &none),
-            content_hash: Some(content_hash),
+            content_hash,
             cancel: &request.cancel,
         };
         let path = self.logical_path(&output.path);
@@ -361,10 +365,15 @@ impl Ingest {
     ) -> Result<Staged, Error> {
         let from = Place {
             dir: request.scratch.dir.as_fd(),
-            name: &c_name(output.path.base_name()),
+            name: &scratch_name(request, output),
             path: &self.logical_path(&output.path),
         };
-        self.copy_in(from, owner, &request.cancel)
+        let copying = Copying {
+            owner,
+            redirected: &request.scratch.redirected,
+            cancel: &request.cancel,
+        };
+        self.copy_in(from, copying)
     }
 
     /// Refuses outputs that refer to each other in a circle.
@@ -469,6 +478,12 @@ impl Ingest {
         self.optimise_staged(&copy, &path, &request.cancel)?;
         self.place_staged(&mut copy, &ready.output.path)
     }
+}
+
+/// Returns the name under which a builder has made an output.
+fn scratch_name(request: &RegisterOutputs, output: &ScratchOutput) -> CString {
+    let elsewhere = request.scratch.redirected.get(&output.path);
+    c_name(elsewhere.unwrap_or(&output.path).base_name())
 }
 
 /// Returns the paths that are looked for in an output: `none` if its references are to be

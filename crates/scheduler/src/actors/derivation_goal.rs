@@ -14,6 +14,7 @@ use sandbox::{
     BuildEvent, BuildExited, BuildId, BuildProgress, CancelBuild, Disposition, ScratchOutputs,
     StartBuild,
 };
+use store_model::settings::SandboxMode;
 use store_model::wanted_outputs::WantedOutputs;
 use store_model::{Derivation, OutputName, Settings, StorePath};
 use tokio::sync::oneshot;
@@ -211,6 +212,19 @@ impl DerivationGoal {
             .collect()
     }
 
+    /// Returns every path at which an output may be made: without a sandbox what is valid is made
+    /// again at another one.
+    fn paths_of_outputs(&self) -> Vec<StorePath> {
+        let mut paths: Vec<StorePath> = self.output_paths().into_iter().map(|it| it.1).collect();
+        if self.settings.sandbox != SandboxMode::Always {
+            let (store_dir, drv_path) = (&self.ports.store_dir, &self.facts.drv_path);
+            let elsewhere = |path| sandbox::redirected_path(store_dir, drv_path, path).ok();
+            let others: Vec<StorePath> = paths.iter().filter_map(elsewhere).collect();
+            paths.extend(others);
+        }
+        paths
+    }
+
     fn load_derivation(&mut self, ctx: &mut Context<Self>) {
         let ports = Arc::clone(&self.ports);
         let drv_path = self.facts.drv_path.clone();
@@ -237,9 +251,13 @@ impl DerivationGoal {
 
     fn query_outputs(&mut self, ctx: &mut Context<Self>) {
         let outputs = self.output_paths();
-        let needs_roots = !std::mem::replace(&mut self.has_rooted_outputs, true);
+        let to_keep = if std::mem::replace(&mut self.has_rooted_outputs, true) {
+            Vec::new()
+        } else {
+            self.paths_of_outputs()
+        };
         let ports = Arc::clone(&self.ports);
-        let answer = query_outputs(ports, self.facts.mode, outputs, needs_roots)
+        let answer = query_outputs(ports, self.facts.mode, outputs, to_keep)
             .into_actor(self)
             .map(|answer, goal, ctx| {
                 let event = match answer {

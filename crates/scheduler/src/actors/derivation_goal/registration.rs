@@ -27,9 +27,14 @@ impl DerivationGoal {
         candidates.extend(derivation.known_outputs().map(|(_, path)| path.clone()));
         Ok(RegisterOutputs {
             drv_path: self.facts.drv_path.clone(),
-            builder_uid: build.owner_uid.unwrap_or(scratch.builder_uid),
+            // What is rewritten is a copy, so that what its builder has left stays the builder's.
+            builder_uid: match build.owner_uid {
+                Some(owner_uid) if scratch.redirected.is_empty() => owner_uid,
+                Some(_) | None => scratch.builder_uid,
+            },
             scratch: ScratchStore {
                 dir: scratch.dir,
+                redirected: scratch.redirected,
                 path: scratch.path,
             },
             outputs: scratch_outputs(derivation, names),
