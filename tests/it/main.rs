@@ -27,3 +27,4 @@ mod isolation;
 mod races;
 mod repair;
 mod repeated;
+mod unsandboxed;

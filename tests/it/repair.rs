@@ -105,7 +105,10 @@ impl Pair {
 
     /// Has both repair a derivation's outputs.
     fn repair(&self, drv: &str) -> Both {
-        let nix = nix_store_in_place(&self.by_nix).args(["--realise", drv, "--repair"]);
+        // In any other place Nix 2.8 takes every path for missing when it repairs.
+        let nix = self
+            .by_nix
+            .nix_store_in_place(["--realise", drv, "--repair"]);
         Both {
             nix: with_signals(nix, &self.by_nix, "").run(),
             goalctl: self
@@ -118,7 +121,7 @@ impl Pair {
 
     /// Has both repair a path.
     fn repair_path(&self, path: &str) -> Both {
-        let nix = nix_store_in_place(&self.by_nix).args(["--repair-path", path]);
+        let nix = self.by_nix.nix_store_in_place(["--repair-path", path]);
         Both {
             nix: with_signals(nix, &self.by_nix, "").run(),
             goalctl: repair_path(&self.by_goalctl, path).run(),
@@ -150,25 +153,6 @@ impl Both {
         self.goalctl.expect_error(words);
         self
     }
-}
-
-/// Prepares genuine `nix-store` where the store is where its paths say: in any other place Nix 2.8
-/// takes every path for missing when it repairs.
-fn nix_store_in_place(store: &TestStore) -> Invocation {
-    let find = |name| requirement::find_program(name).expect("every system has it");
-    let profile = store.profile();
-    let mut wrapper = profile.command(&find("unshare"));
-    // Whoever is no root is one to mount, and no root again: otherwise Nix would build as root does.
-    let (flags, script) = match profile {
-        Profile::Root => ("-m", "mount --bind \"$0\" /nix; exec \"$@\""),
-        Profile::Ordinary => (
-            "-Urm",
-            "mount --bind \"$0\" /nix; exec unshare -U --map-user=1 --map-group=1 \"$@\"",
-        ),
-    };
-    wrapper.args([flags, "sh", "-ec", script]);
-    wrapper.arg(store.root().join("nix"));
-    store.program(&find("nix-store")).under(wrapper)
 }
 
 fn with_signals(invocation: Invocation, store: &TestStore, suffix: &str) -> Invocation {
@@ -355,7 +339,7 @@ fn a_path_is_repaired_by_its_deriver_or_the_reason_is_told() {
         pair.damage(&low);
         let events = repair_path(&pair.by_goalctl, &low).arg("--json").succeed();
         assert!(events.output().contains("\"mode\":\"repair\""));
-        let nix = nix_store_in_place(&pair.by_nix).args(["--repair-path", &low]);
+        let nix = pair.by_nix.nix_store_in_place(["--repair-path", &low]);
         with_signals(nix, &pair.by_nix, "").succeed();
         pair.assert_same();
 

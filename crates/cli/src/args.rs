@@ -192,6 +192,10 @@ pub(crate) enum Subject {
 /// `repair`.
 #[derive(Debug, Args)]
 #[command(after_help = exit_status::HELP)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is one independent switch of the command line"
+)]
 pub(crate) struct RepairArguments {
     /// Paths
     #[arg(required = true, value_name = "PATH")]

@@ -336,7 +336,7 @@ impl Run<'_> {
         for planned in planned {
             found.push(match planned {
                 Planned::Repaired(path) => Planned::Wanted(self.scheduler.remedy(path).await?),
-                planned => planned,
+                planned @ (Planned::Wanted(_) | Planned::Goals { .. }) => planned,
             });
         }
         Ok(found)

@@ -83,6 +83,7 @@ fn build_mode(mode: BuildMode) -> &'static str {
 fn wait_reason(reason: &WaitReason, store_dir: &StoreDir) -> Value {
     match reason {
         WaitReason::Inputs { n_pending } => json!({"for": "inputs", "pending": n_pending}),
+        WaitReason::Contents => json!({"for": "contents"}),
         WaitReason::Slot => json!({"for": "slot"}),
         WaitReason::BuildUser => json!({"for": "buildUser"}),
         WaitReason::Registration => json!({"for": "registration"}),

@@ -27,7 +27,10 @@ pub(super) fn examine_closure(recipe: Arc<Recipe>, wanted: WantedOutputs) -> Ste
         wanted,
         growth: Widened::Unchanged,
     };
-    let effects = vec![Effect::ExamineClosure(outputs)];
+    let effects = vec![
+        Effect::Announce(WaitReason::Contents),
+        Effect::ExamineClosure(outputs),
+    ];
     live(recipe, Phase::ExaminingClosure(examined), effects)
 }
 

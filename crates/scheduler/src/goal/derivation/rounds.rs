@@ -164,7 +164,7 @@ pub(super) fn output_found(
     facts: &Facts,
     recipe: Arc<Recipe>,
     made: &Made,
-    path: StorePath,
+    path: &StorePath,
 ) -> Step {
     let mut outcome = made.built(&recipe);
     outcome.outputs = outcome

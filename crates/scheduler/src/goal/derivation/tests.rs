@@ -146,6 +146,21 @@ fn transcript(facts: &Facts, events: impl IntoIterator<Item = Event>) -> String 
     lines
 }
 
+/// Runs a machine to its end.
+fn outcome(facts: &Facts, events: impl IntoIterator<Item = Event>) -> Outcome {
+    let mut state = State::default();
+    let mut last = None;
+    for event in events {
+        let (next, effects) = state.step(facts, event);
+        state = next;
+        last = effects.into_iter().next_back();
+    }
+    let Some(Effect::Finish(outcome)) = last else {
+        panic!("{last:?}");
+    };
+    *outcome
+}
+
 #[expect(
     clippy::wildcard_enum_match_arm,
     reason = "only a live goal has a phase to name"

@@ -175,7 +175,7 @@ impl Phase {
                 outputs_registered(facts, recipe, &made, shown)
             }
             (Self::Registering(made, _), Event::OutputFound { path }) => {
-                output_found(facts, recipe, &made, path)
+                output_found(facts, recipe, &made, &path)
             }
             (
                 Self::Registering(made, _) | Self::Comparing(made),
@@ -355,7 +355,11 @@ pub(super) fn check_outputs(facts: &Facts, recipe: Arc<Recipe>, wanted: WantedOu
         return end(vec![], Outcome::failure(Status::MiscFailure, message));
     }
     let phase = Phase::CheckingOutputs { wanted };
-    live(recipe, phase, vec![Effect::QueryOutputs])
+    let mut effects = vec![Effect::QueryOutputs];
+    if facts.mode == BuildMode::Repair {
+        effects.insert(0, Effect::Announce(WaitReason::Contents));
+    }
+    live(recipe, phase, effects)
 }
 
 fn outputs_checked(

@@ -167,15 +167,6 @@ fn an_output_is_built_to_be_hashed_though_it_is_valid_and_is_where_its_contents_
         path: path("found"),
     });
     insta::assert_snapshot!(transcript(&hash(), events.clone()));
-    let mut state = State::default();
-    let mut outcome = None;
-    for event in events {
-        let (next, effects) = state.step(&hash(), event);
-        state = next;
-        outcome = effects.into_iter().next_back();
-    }
-    let Some(Effect::Finish(outcome)) = outcome else {
-        panic!("{outcome:?}");
-    };
+    let outcome = outcome(&hash(), events);
     assert_eq!(outcome.outputs, [(output("out"), path("found"))].into());
 }
