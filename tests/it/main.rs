@@ -25,4 +25,6 @@ mod guard;
 mod hostility;
 mod isolation;
 mod races;
+mod repair;
 mod repeated;
+mod unsandboxed;

@@ -386,3 +386,32 @@ fn an_interrupt_kills_the_diff_hook_and_leaves_nothing() {
         debris::assert_clean(store);
     }
 }
+
+#[test]
+fn a_check_that_confirms_signs_as_nix_does() {
+    for pair in Pair::all() {
+        pair.salt("one");
+        let drv = pair.instantiate(SALTED);
+        pair.build(&drv);
+        let key = pair.by_nix.dir().join("key");
+        let public = pair.by_nix.dir().join("key.pub");
+        let generate = pair
+            .by_nix
+            .nix_store(["--generate-binary-cache-key", "key-1"]);
+        generate.arg(&key).arg(public).succeed();
+        for store in [&pair.by_nix, &pair.by_goalctl] {
+            let database = rusqlite::Connection::open(store.database()).expect("it is there");
+            let forget = "update ValidPaths set ultimate = null where path like '%-salted'";
+            assert_eq!(database.execute(forget, []).ok(), Some(1));
+        }
+        for checked in [pair.nix(&drv), pair.goalctl(&drv)] {
+            let checked = checked.arg("--check").option("secret-key-files", &key);
+            checked.succeed();
+        }
+        let output = pair.by_goalctl.output_of(&drv, "out");
+        let snapshot = Snapshot::of(&pair.by_goalctl);
+        let signatures = snapshot.objects[&output].signatures.as_deref();
+        assert!(signatures.is_some_and(|signed| signed.starts_with("key-1:")));
+        pair.assert_same();
+    }
+}

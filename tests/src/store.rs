@@ -201,6 +201,43 @@ impl TestStore {
             .option("sandbox-paths", path)
     }
 
+    /// Prepares goalctl in a mount namespace in which this store is where its paths say, so that
+    /// builders need no sandbox.
+    #[must_use]
+    pub fn goalctl_in_place<A: AsRef<std::ffi::OsStr>>(
+        &self,
+        args: impl IntoIterator<Item = A>,
+    ) -> Invocation {
+        self.in_place(&self.reachable(binaries::goalctl()))
+            .args(args)
+    }
+
+    /// Prepares genuine `nix-store` in the same way.
+    #[must_use]
+    pub fn nix_store_in_place<A: AsRef<std::ffi::OsStr>>(
+        &self,
+        args: impl IntoIterator<Item = A>,
+    ) -> Invocation {
+        let nix_store = requirement::find_program("nix-store").expect("it comes with Nix");
+        self.in_place(&nix_store).args(args)
+    }
+
+    fn in_place(&self, program: &Path) -> Invocation {
+        let unshare = requirement::find_program("unshare").expect("every system has it");
+        let mut wrapper = self.profile.command(&unshare);
+        // Whoever is no root is one to mount, and none again: otherwise builds are those of root.
+        let (flags, script) = match self.profile {
+            Profile::Root => ("-m", "mount --bind \"$0\" /nix; exec \"$@\""),
+            Profile::Ordinary => (
+                "-Urm",
+                "mount --bind \"$0\" /nix; exec unshare -U --map-user=1 --map-group=1 \"$@\"",
+            ),
+        };
+        wrapper.args([flags, "sh", "-ec", script]);
+        wrapper.arg(self.root().join("nix"));
+        self.program(program).under(wrapper)
+    }
+
     /// Has genuine Nix write the derivations of an expression into the store; returns their paths.
     ///
     /// The expression may use `mk NAME SCRIPT ATTRIBUTES` and `tools`; its value is a derivation,

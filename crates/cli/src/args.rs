@@ -51,6 +51,7 @@ impl Arguments {
     pub(crate) fn typed_options(&self) -> Vec<String> {
         let after = match &self.command {
             Command::Build(arguments) => Some(&arguments.options),
+            Command::Repair(arguments) => Some(&arguments.options),
             Command::Add(arguments) => Some(&arguments.options),
             Command::Instantiate(arguments) => Some(&arguments.options),
             Command::Show(arguments) => Some(&arguments.options),
@@ -85,6 +86,8 @@ pub(crate) struct GlobalArguments {
 pub(crate) enum Command {
     /// Build derivations, and print the paths of their outputs
     Build(BuildArguments),
+    /// Build again what is corrupt or missing of paths, and of everything below them
+    Repair(RepairArguments),
     /// Copy files or directories into the store, and print their paths
     Add(AddArguments),
     /// Write the derivations of a goals.toml into the store, and print their paths
@@ -132,8 +135,15 @@ pub(crate) struct BuildArguments {
     #[arg(long)]
     pub(crate) fallback: bool,
     /// Build what is valid again, and compare
-    #[arg(long)]
+    #[arg(long, group = "mode")]
     pub(crate) check: bool,
+    /// Build again what is corrupt or missing, also below the outputs
+    #[arg(long, group = "mode", conflicts_with = "rounds")]
+    pub(crate) repair: bool,
+    /// Build a fixed output whose hash is not known yet: keep it where its contents say, and print
+    /// its hash
+    #[arg(long, group = "mode", conflicts_with = "rounds")]
+    pub(crate) hash: bool,
     /// Build N times, and compare
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) rounds: Option<u32>,
@@ -164,6 +174,80 @@ pub(crate) struct BuildArguments {
     /// Options of the configuration.
     #[command(flatten)]
     pub(crate) options: OptionArguments,
+    /// What the words are about.
+    #[arg(skip)]
+    pub(crate) subject: Subject,
+}
+
+/// What the words of a build are about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Subject {
+    /// They are to be realised.
+    #[default]
+    Realised,
+    /// They are paths, to be repaired by whatever made them.
+    Repaired,
+}
+
+/// `repair`.
+#[derive(Debug, Args)]
+#[command(after_help = exit_status::HELP)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is one independent switch of the command line"
+)]
+pub(crate) struct RepairArguments {
+    /// Paths
+    #[arg(required = true, value_name = "PATH")]
+    pub(crate) paths: Vec<String>,
+    /// Local builds at once; 'auto' for one each core
+    #[arg(short = 'j', long, value_name = "N", allow_hyphen_values = true)]
+    pub(crate) max_jobs: Option<String>,
+    /// Cores for each builder; 0 for all
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    pub(crate) cores: Option<String>,
+    /// Go on with other goals after a failure
+    #[arg(short, long)]
+    pub(crate) keep_going: bool,
+    /// Keep the build directory of a failed build
+    #[arg(short = 'K', long)]
+    pub(crate) keep_failed: bool,
+    /// Print what builders write also on a terminal
+    #[arg(short = 'L', long)]
+    pub(crate) print_build_logs: bool,
+    /// Print events and the report as JSON lines on standard output
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Options of the configuration.
+    #[command(flatten)]
+    pub(crate) options: OptionArguments,
+}
+
+impl From<RepairArguments> for BuildArguments {
+    fn from(arguments: RepairArguments) -> Self {
+        Self {
+            wanted: arguments.paths,
+            max_jobs: arguments.max_jobs,
+            cores: arguments.cores,
+            keep_going: arguments.keep_going,
+            keep_failed: arguments.keep_failed,
+            fallback: false,
+            check: false,
+            repair: true,
+            hash: false,
+            rounds: None,
+            timeout: None,
+            max_silent_time: None,
+            out_link: None,
+            sandbox_paths: None,
+            extra_sandbox_paths: None,
+            dry_run: false,
+            print_build_logs: arguments.print_build_logs,
+            json: arguments.json,
+            options: arguments.options,
+            subject: Subject::Repaired,
+        }
+    }
 }
 
 /// `add`.

@@ -139,6 +139,13 @@ pub enum Error {
         /// Where something was to be put.
         path: PathBuf,
     },
+    /// Going on would change what somebody else is working on, and waiting for them could last for
+    /// ever: they may be waiting for us.
+    #[error("path '{path}' is locked by somebody else, who may be making it")]
+    Locked {
+        /// The path.
+        path: String,
+    },
     /// Going on would lock, and later write to, something that is not a lock file (SECURITY X02).
     #[error("lock file '{}' {problem}", path.display())]
     BadLockFile {

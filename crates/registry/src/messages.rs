@@ -171,7 +171,8 @@ pub struct DiscardInvalidPaths {
 pub struct ScratchOutput {
     /// Its symbolic name.
     pub name: OutputName,
-    /// Where it belongs; in the scratch directory it has the same base name.
+    /// Where it belongs; in the scratch directory it has the same base name, unless it was
+    /// redirected.
     pub path: StorePath,
     /// What a fixed output must hash to.
     pub fixed: Option<(IngestionMethod, Hash)>,
@@ -182,6 +183,9 @@ pub struct ScratchOutput {
 pub struct ScratchStore {
     /// The open directory.
     pub dir: Arc<OwnedFd>,
+    /// Outputs of the build that were made under other paths, which all of its outputs may mention
+    /// instead: wherever they do, the output's own path is put back.
+    pub redirected: BTreeMap<StorePath, StorePath>,
     /// Its path, for messages.
     pub path: PathBuf,
 }
@@ -206,14 +210,45 @@ pub struct RegisterOutputs {
     pub checks: OutputChecks,
     /// What the contents may mention: the input closure and all outputs.
     pub reference_candidates: Arc<BTreeSet<StorePath>>,
+    /// What becomes of a valid object that lies where an output belongs.
+    pub occupied: Occupied,
     /// Raised by the goal when nobody wants the outputs any more. What has been handed to the writer
     /// by then becomes valid all the same; anything else is given up within moments, and the answer
     /// says which it was.
     pub cancel: CancelFlag,
 }
 
+/// What it means that an output's path is valid already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Occupied {
+    /// A mistake: the goal leaves out what is valid.
+    Refused,
+    /// It was found to be corrupt or missing: it makes way, at no moment leaving nothing at the path
+    /// where the file system can exchange names, and its row says from then on what lies there.
+    Repaired,
+}
+
+/// Sent by a goal that holds the locks, after its builder is gone: registers a derivation's only
+/// output, which is fixed, at the path that follows from its contents, whatever was promised.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<ContentAddressed, RegisterError>")]
+pub struct RegisterByContents {
+    /// What was made.
+    pub candidate: RegisterOutputs,
+}
+
+/// Answer to [`RegisterByContents`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContentAddressed {
+    /// What is known of it: its path, and its address by contents.
+    pub info: PathInfo,
+    /// Keeps it from the garbage collector.
+    pub roots: RootsLease,
+}
+
 /// Why outputs were not registered. Nothing of them is valid then, and nothing is left at their
-/// paths; but a fixed output with other contents than promised may be valid at the path that those
+/// paths, unless they were to be repaired: then there is what was there before, or what was made.
+/// And a fixed output with other contents than promised may be valid at the path that those
 /// have.
 #[derive(Debug, thiserror::Error)]
 pub enum RegisterError {

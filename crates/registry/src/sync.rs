@@ -4,8 +4,10 @@
 //! waits for whatever else the file system has not written, such as the gigabytes of a builder next
 //! door; where there is much of that, the batch's own files are synced one by one.
 
+use std::ffi::CStr;
 use std::fs;
 use std::os::fd::{AsFd as _, BorrowedFd};
+use std::path::Path;
 
 use store_model::StorePath;
 
@@ -59,7 +61,7 @@ impl Strategy {
                 for path in paths {
                     let name = c_name(path.base_name());
                     let real_path = layout.real_path(path);
-                    tree::walk(layout.store.as_fd(), &name, &real_path, &mut SyncEach)?;
+                    sync_tree(layout.store.as_fd(), &name, &real_path)?;
                 }
                 Ok(())
             }
@@ -77,6 +79,14 @@ impl Strategy {
         }
         .map_err(|errno| Error::file("syncing", &layout.paths.real_store_dir, errno))
     }
+}
+
+/// Waits until the contents of one tree would survive a power cut. `path` is for messages.
+///
+/// # Errors
+/// The kernel could not write something.
+pub(crate) fn sync_tree(dir: BorrowedFd<'_>, name: &CStr, path: &Path) -> Result<(), Error> {
+    tree::walk(dir, name, path, &mut SyncEach)
 }
 
 /// Reads how much of the page cache is not on any disk yet.

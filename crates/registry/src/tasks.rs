@@ -11,8 +11,8 @@ use crate::Error;
 use crate::db::query;
 use crate::ingest::{FoundOutput, NewText};
 use crate::messages::{
-    AddPath, AddText, Added, Comparand, CompareOutputs, Compared, LockAttempt, OutputLocks,
-    RegisterError, RegisterOutputs, RootsLease,
+    AddPath, AddText, Added, Comparand, CompareOutputs, Compared, ContentAddressed, LockAttempt,
+    Occupied, OutputLocks, RegisterError, RegisterOutputs, RootsLease,
 };
 use crate::services::Queues;
 
@@ -21,10 +21,14 @@ pub(crate) async fn register_outputs(
     queues: Queues,
     request: RegisterOutputs,
 ) -> Result<Vec<PathInfo>, RegisterError> {
+    let earlier = match request.occupied {
+        Occupied::Refused => Vec::new(),
+        Occupied::Repaired => known_outputs(&queues, &request).await?,
+    };
     let (reply, answer) = oneshot::channel();
     queues
         .ingest
-        .submit(move |ingest| ingest.register_outputs(&request, reply))
+        .submit(move |ingest| ingest.register_outputs(&request, &earlier, reply))
         .await?;
     let refusal = match answer.await {
         Ok(Ok(infos)) => return Ok(infos),
@@ -40,6 +44,66 @@ pub(crate) async fn register_outputs(
     Err(refusal.error)
 }
 
+/// Reads what the database knows of a build's outputs, as far as they are valid.
+async fn known_outputs(queues: &Queues, request: &RegisterOutputs) -> Result<Vec<PathInfo>, Error> {
+    let outputs = request.outputs.iter();
+    let paths: Vec<StorePath> = outputs.map(|output| output.path.clone()).collect();
+    let infos = queues
+        .read(move |database| {
+            let infos = paths.iter().map(|path| query::path_info(database, path));
+            infos.collect::<Result<Vec<_>, _>>()
+        })
+        .await?;
+    Ok(infos.into_iter().flatten().collect())
+}
+
+/// Registers an output at the path that its contents have.
+pub(crate) async fn register_by_contents(
+    queues: Queues,
+    request: RegisterOutputs,
+) -> Result<ContentAddressed, RegisterError> {
+    let promised: BTreeSet<StorePath> = request
+        .outputs
+        .iter()
+        .map(|output| output.path.clone())
+        .collect();
+    let found = queues
+        .ingest
+        .run(move |ingest| Ok::<_, Error>(ingest.find_by_contents(&request)))
+        .await??;
+    let info = found.info.clone();
+    let path = info.path.clone();
+    if promised.contains(&path) {
+        // The goal holds its lock, and its root too.
+        if !is_valid(&queues, &path).await? {
+            add_found(&queues, found).await?;
+        }
+        let roots = queues.lend_roots(vec![path]).await?;
+        return Ok(ContentAddressed { info, roots });
+    }
+    let (roots, attempt) = try_lock_rooted(&queues, &path).await?;
+    // A valid path may be locked by whoever likes.
+    if is_valid(&queues, &path).await? {
+        return Ok(ContentAddressed { info, roots });
+    }
+    let LockAttempt::Acquired(_locks) = attempt else {
+        // The goal holds a lock already, so it may not wait for another.
+        let path = queues.layout.print(&path);
+        return Err(Error::Locked { path }.into());
+    };
+    add_found(&queues, found).await?;
+    Ok(ContentAddressed { info, roots })
+}
+
+async fn add_found(queues: &Queues, found: FoundOutput) -> Result<(), Error> {
+    let (reply, answer) = oneshot::channel();
+    queues
+        .ingest
+        .submit(move |ingest| ingest.add_found(found, reply))
+        .await?;
+    answer.await.unwrap_or_else(|_| Err(lost()))
+}
+
 /// Registers an output at the path that its contents have, unless somebody else is about to.
 async fn register_found(queues: &Queues, found: FoundOutput) -> Result<(), Error> {
     let path = found.info.path.clone();
@@ -52,12 +116,7 @@ async fn register_found(queues: &Queues, found: FoundOutput) -> Result<(), Error
     if is_valid(queues, &path).await? {
         return Ok(());
     }
-    let (reply, answer) = oneshot::channel();
-    queues
-        .ingest
-        .submit(move |ingest| ingest.add_found(found, reply))
-        .await?;
-    answer.await.unwrap_or_else(|_| Err(lost()))
+    add_found(queues, found).await
 }
 
 /// Compares a build's outputs with those of an earlier one.
@@ -65,20 +124,10 @@ pub(crate) async fn compare_outputs(
     queues: Queues,
     request: CompareOutputs,
 ) -> Result<Compared, RegisterError> {
-    let paths: Vec<StorePath> = match request.with {
-        Comparand::Valid => {
-            let outputs = request.candidate.outputs.iter();
-            outputs.map(|output| output.path.clone()).collect()
-        }
+    let valid = match request.with {
+        Comparand::Valid => known_outputs(&queues, &request.candidate).await?,
         Comparand::Nothing | Comparand::Round(_) => Vec::new(),
     };
-    let valid = queues
-        .read(move |database| {
-            let infos = paths.iter().map(|path| query::path_info(database, path));
-            infos.collect::<Result<Vec<_>, _>>()
-        })
-        .await?;
-    let valid: Vec<PathInfo> = valid.into_iter().flatten().collect();
     let (reply, answer) = oneshot::channel();
     queues
         .ingest

@@ -16,7 +16,9 @@ use store_model::{Hash, OutputName, PathInfo, Settings, StorePath};
 use tempfile::TempDir;
 
 use crate::actors::StoreRegistry;
-use crate::messages::{RegisterError, RegisterOutputs, ScratchOutput, ScratchStore, StopRegistry};
+use crate::messages::{
+    Occupied, RegisterError, RegisterOutputs, ScratchOutput, ScratchStore, StopRegistry,
+};
 use crate::start::{Registry, start};
 use crate::{CancelFlag, Error, staging};
 
@@ -299,6 +301,7 @@ impl Scratch {
             drv_path: self.drv_path.clone(),
             scratch: ScratchStore {
                 dir: Arc::new(dir),
+                redirected: BTreeMap::new(),
                 path: self.dir.clone(),
             },
             builder_uid: self.builder_uid,
@@ -306,6 +309,7 @@ impl Scratch {
             other_outputs: BTreeMap::new(),
             checks: self.checks.clone(),
             reference_candidates: Arc::new(self.candidates.clone()),
+            occupied: Occupied::Refused,
             cancel: CancelFlag::default(),
         }
     }

@@ -14,6 +14,7 @@ use store_model::{
 };
 
 use crate::Error;
+use crate::redirect::{FAKE_HOME, Redirections, add_hash_parts, made_up_path};
 use crate::wire::Program;
 
 /// Variables of the process that started us, which fixed-output builders may ask for.
@@ -44,6 +45,8 @@ pub(crate) struct Circumstances<'a> {
     pub(crate) n_cores: usize,
     /// The graphs that `exportReferencesGraph` asks for.
     pub(crate) graphs: &'a GraphInfos,
+    /// Where outputs are made instead of at their own paths.
+    pub(crate) redirected: &'a Redirections,
 }
 
 /// Puts together what a builder is told.
@@ -57,10 +60,11 @@ pub(crate) fn environment(
 ) -> Result<Environment, Error> {
     let derivation = attributes.derivation();
     let outputs = scratch_outputs(derivation, circumstances)?;
-    let rewrites = outputs
+    let mut rewrites: Replacements = outputs
         .iter()
         .map(|(name, path)| (output_placeholder(name), path.as_str()))
         .collect();
+    add_hash_parts(&mut rewrites, circumstances.redirected);
     let mut variables = first_variables(circumstances);
     let mut files = BTreeMap::new();
     if let Some(structured) = attributes.structured() {
@@ -107,14 +111,7 @@ pub fn scratch_output_path(
             } else {
                 format!("{}-{name}", derivation.name)
             };
-            let no_hash = "0".repeat(64);
-            let text =
-                format!("rewrite:{drv_path}:name:{name}:sha256:{no_hash}:{store_dir}:{full_name}");
-            let compressed = Hash::digest(HashAlgorithm::Sha256, text.as_bytes()).compress(20);
-            let mut digest = [0; 20];
-            digest.copy_from_slice(&compressed);
-            StorePath::from_digest(&digest, &full_name)
-                .map_err(|source| Error::OutputPath { source })
+            made_up_path(store_dir, &format!("{drv_path}:name:{name}"), &full_name)
         }
         DerivationOutput::Deferred => Err(Error::UnknownOutputPath {
             output: name.to_string(),
@@ -131,7 +128,7 @@ fn first_variables(circumstances: &Circumstances<'_>) -> BTreeMap<BString, BStri
     [
         // Neither exists: a builder that uses them instead of its inputs fails at once.
         ("PATH", "/path-not-set".to_owned()),
-        ("HOME", "/homeless-shelter".to_owned()),
+        ("HOME", FAKE_HOME.to_owned()),
         ("NIX_STORE", circumstances.store_dir.to_string()),
         ("NIX_BUILD_CORES", n_cores.to_string()),
     ]
@@ -247,7 +244,8 @@ fn scratch_outputs(
         .map(|(name, output)| {
             let (store_dir, drv_path) = (circumstances.store_dir, circumstances.drv_path);
             let path = scratch_output_path(store_dir, drv_path, derivation, name, output)?;
-            Ok((name.clone(), store_dir.print(&path)))
+            let path = circumstances.redirected.get(&path).unwrap_or(&path);
+            Ok((name.clone(), store_dir.print(path)))
         })
         .collect()
 }

@@ -104,11 +104,14 @@ pub enum Error {
         /// The output's name.
         output: String,
     },
-    /// Going on would let a builder write to what is valid.
-    #[error("output '{path}' is valid, and without the sandbox its builder would write over it")]
-    ValidOutput {
-        /// The output.
-        path: String,
+    /// Going on would let a builder find what must not be there.
+    #[error(
+        "home directory '{}' exists; please remove it to assure purity of builds without sandboxing",
+        path.display()
+    )]
+    HomeExists {
+        /// The directory.
+        path: PathBuf,
     },
     /// Going on would run outside the sandbox what the user wants inside.
     #[error("'__noChroot' is set, but that is not allowed when 'sandbox' is 'true'")]
@@ -164,6 +167,7 @@ impl Error {
             | Self::PreBuildHook { .. }
             | Self::RunPreBuildHook { .. }
             | Self::SandboxRequired
+            | Self::HomeExists { .. }
             | Self::ImpureHostPath { .. } => SetupFault::Refused,
             Self::File { .. }
             | Self::WorldWritable { .. }
@@ -175,8 +179,7 @@ impl Error {
             | Self::NulByte { .. }
             | Self::Builtin { .. }
             | Self::UnknownOutputPath { .. }
-            | Self::OutputPath { .. }
-            | Self::ValidOutput { .. } => SetupFault::Lasting,
+            | Self::OutputPath { .. } => SetupFault::Lasting,
         }
     }
 

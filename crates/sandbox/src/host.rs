@@ -16,6 +16,7 @@ use crate::host_paths::HostPaths;
 use crate::init::Profile;
 use crate::launch::find_launcher;
 use crate::plan::plan;
+use crate::redirect::{FAKE_HOME, Redirections, redirect, refuse_home};
 use crate::spec::{
     Identity, Isolation, Kvm, NestedNamespaces, Network, Predecessors, SandboxSpec, SandboxView,
     Switch,
@@ -137,12 +138,15 @@ impl Host {
             (Confinement::Unsandboxed, true) => ScratchPlace::BesideBuild,
             (Confinement::Unsandboxed, false) => ScratchPlace::StoreItself,
         };
-        if let ScratchPlace::StoreItself = place {
-            self.refuse_to_overwrite(request)?;
-        }
+        let outputs = self.scratch_outputs(request);
+        let redirected = match confinement {
+            Confinement::Sandboxed => Redirections::new(),
+            Confinement::Unsandboxed => self.redirect(request, &outputs)?,
+        };
         let inputs = request.input_paths.iter().map(StorePath::base_name);
         let (places, drv_path) = (&self.places, &request.drv_path);
         let mut workspace = Workspace::create(places, drv_path, inputs, place, owner, user)?;
+        workspace.await_outputs(&outputs, redirected)?;
         host_paths.add(self.run_hook(request, &workspace, given_up)?);
         workspace.limit_reuse(self.reuse(derivation, &host_paths));
 
@@ -158,6 +162,7 @@ impl Host {
             host_environment: &self.environment,
             n_cores: self.n_cores,
             graphs: &request.graphs,
+            redirected: &workspace.scratch().redirected,
         };
         let Environment { program, files } = environment(&attributes, &circumstances)?;
         workspace.write_files(&files)?;
@@ -298,19 +303,16 @@ impl Host {
             .collect()
     }
 
-    /// Refuses a builder that would work on valid outputs: those that are not were removed before.
-    fn refuse_to_overwrite(&self, request: &StartBuild) -> Result<(), Error> {
-        let outputs = self.scratch_outputs(request);
-        let is_there = |output: &&StorePath| {
-            let path = self.layout.real_store_dir.join(output.base_name());
-            path.symlink_metadata().is_ok()
-        };
-        match outputs.iter().find(is_there) {
-            None => Ok(()),
-            Some(output) => Err(Error::ValidOutput {
-                path: self.layout.store_dir.print(output),
-            }),
-        }
+    /// Finds other places for outputs that a builder without a sandbox would work on: those that are
+    /// not valid were removed before.
+    fn redirect(&self, request: &StartBuild, outputs: &[StorePath]) -> Result<Redirections, Error> {
+        refuse_home(Path::new(FAKE_HOME))?;
+        let StoreLayout {
+            store_dir,
+            real_store_dir,
+            ..
+        } = &self.layout;
+        redirect(store_dir, real_store_dir, &request.drv_path, outputs)
     }
 
     fn view(

@@ -2,7 +2,7 @@
 //!
 //! Reading order: [`messages`] (the crate's whole conversation), then the actors, then the pure
 //! modules (`spec`, `plan`, `environment`, `wire`), then those that do I/O: `host` (from a request
-//! to a plan), `host_paths`, `pre_build_hook`, `workspace`, `user_pool`, `build_log`, `launch`, and at last [`init`], which is the
+//! to a plan), `host_paths`, `pre_build_hook`, `redirect`, `workspace`, `user_pool`, `build_log`, `launch`, and at last [`init`], which is the
 //! other program of this crate, `sandbox-init`.
 
 pub mod darwin_profile;
@@ -18,6 +18,7 @@ mod host_paths;
 mod launch;
 mod plan;
 mod pre_build_hook;
+mod redirect;
 mod remove_tree;
 mod spec;
 mod user_pool;
@@ -28,3 +29,4 @@ pub use actors::{SandboxSupervisor, start};
 pub use environment::{HostEnvironment, scratch_output_path};
 pub use error::Error;
 pub use messages::*;
+pub use redirect::{Redirections, redirected_path};

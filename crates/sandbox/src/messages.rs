@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use store_model::derivation::reference_graphs::GraphInfos;
 use store_model::{Derivation, Settings, StorePath};
 
-use crate::Error;
+use crate::{Error, Redirections};
 
 /// Names one run of one builder within one supervisor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -129,6 +129,9 @@ pub struct BuildExited {
 pub struct ScratchOutputs {
     /// The open directory; outputs lie in it by base name.
     pub dir: Arc<OwnedFd>,
+    /// Outputs that lie in it under other names, and mention those: without a sandbox, what lies in
+    /// the store already is made elsewhere.
+    pub redirected: Redirections,
     /// Its path, for messages.
     pub path: PathBuf,
     /// The uid that must own every file in it.

@@ -78,6 +78,8 @@ pub enum WaitReason {
         /// How many it waits for.
         n_pending: usize,
     },
+    /// The contents of its outputs, or of what is below them, are read, in a repair.
+    Contents,
     /// All build slots are taken.
     Slot,
     /// Somebody has locked this output.

@@ -3,13 +3,16 @@
 use std::sync::Arc;
 
 use actix::Addr;
+use registry::QueryPathInfo;
+use store_model::wanted_outputs::WantedOutputs;
 use store_model::{Derivation, Settings, StorePath};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::Error;
 use crate::actors::Scheduler;
+use crate::actors::repair::{self, Remedy};
 use crate::events::Event;
-use crate::goal::BuildMode;
+use crate::goal::{BuildMode, PathMode};
 use crate::messages::{
     CancelRequests, ForcePanic, PanickingActor, StopScheduler, SubmitGoals, Subscribe,
 };
@@ -102,11 +105,62 @@ impl SchedulerHandle {
         settings: Arc<Settings>,
     ) -> Result<BuildReport, Error> {
         self.build_paths(BuildRequest {
-            wanted: vec![Wanted::Path(path)],
+            wanted: vec![Wanted::Path(path, PathMode::Ensure)],
             settings,
             priority: 0,
         })
         .await
+    }
+
+    /// Repairs one path and everything below it: what is corrupt or missing is built again.
+    ///
+    /// # Errors
+    /// The scheduler has stopped. What cannot be repaired is the outcome in the report.
+    pub async fn repair_path(
+        &self,
+        path: StorePath,
+        settings: Arc<Settings>,
+    ) -> Result<BuildReport, Error> {
+        let wanted = vec![self.remedy(path).await?];
+        self.build_paths(BuildRequest {
+            wanted,
+            settings,
+            priority: 0,
+        })
+        .await
+    }
+
+    /// Returns what repairs a path: all outputs of the derivation that made it, where that is in the
+    /// store, else the path alone, whose goal says what stands in the way.
+    ///
+    /// # Errors
+    /// The scheduler has stopped.
+    pub async fn remedy(&self, path: StorePath) -> Result<Wanted, Error> {
+        let services = &self.inner.services;
+        let question = QueryPathInfo { path: path.clone() };
+        let info = services.store.send(question).await;
+        // What the store cannot tell now it tells the goal, too.
+        let deriver = info
+            .map_err(|_| Error::Stopped)?
+            .ok()
+            .flatten()
+            .and_then(|info| info.deriver);
+        let Some(deriver) = deriver else {
+            return Ok(Wanted::Path(path, PathMode::Repair));
+        };
+        let valid = services.store.clone().recipient();
+        let derivation = services.store.clone().recipient();
+        let remedy = repair::remedy(&valid, &derivation, &path, deriver.clone());
+        Ok(match remedy.await {
+            Ok(Remedy::Rebuild) => Wanted::Outputs {
+                drv_path: deriver,
+                outputs: WantedOutputs::All,
+                mode: BuildMode::Repair,
+            },
+            Ok(Remedy::DeriverIsGone | Remedy::DeriverMakesOthers) | Err(_) => {
+                Wanted::Path(path, PathMode::Repair)
+            }
+        })
     }
 
     /// Subscribes to everything that happens from now on.

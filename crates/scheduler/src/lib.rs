@@ -54,7 +54,7 @@ mod hook;
 pub use actors::Scheduler;
 pub use error::Error;
 pub use events::{Event, EventKind, LockOwner, Round, WaitReason};
-pub use goal::{BuildMode, BuildTimes, GoalId, GoalKey, Outcome, RequestId, Status};
+pub use goal::{BuildMode, BuildTimes, GoalId, GoalKey, Outcome, PathMode, RequestId, Status};
 pub use handle::{EventStream, SchedulerHandle};
 pub use request::{BuildReport, BuildRequest, Wanted};
 pub use sandbox::HostEnvironment;

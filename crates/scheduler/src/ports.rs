@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use actix::{Recipient, WeakRecipient};
 use registry::{
     AddTempRoots, AwaitLock, CompareOutputs, DiscardInvalidPaths, QueryClosure, QueryDerivation,
-    QueryGraphs, QueryValidPaths, RegisterOutputs, TryLockOutputs,
+    QueryGoodPaths, QueryGraphs, QueryPathInfo, QueryValidDerivers, QueryValidPaths,
+    RegisterByContents, RegisterOutputs, TryLockOutputs,
 };
 use sandbox::{BuildId, CancelBuild, DisposeBuild, StartBuild};
 use store_model::StoreDir;
@@ -29,6 +30,12 @@ pub struct Ports {
     /// To the registry.
     pub query_valid_paths: Recipient<QueryValidPaths>,
     /// To the registry.
+    pub query_path_info: Recipient<QueryPathInfo>,
+    /// To the registry.
+    pub query_good_paths: Recipient<QueryGoodPaths>,
+    /// To the registry.
+    pub query_valid_derivers: Recipient<QueryValidDerivers>,
+    /// To the registry.
     pub query_closure: Recipient<QueryClosure>,
     /// To the registry.
     pub query_graphs: Recipient<QueryGraphs>,
@@ -36,6 +43,8 @@ pub struct Ports {
     pub discard_invalid_paths: Recipient<DiscardInvalidPaths>,
     /// To the registry.
     pub register_outputs: Recipient<RegisterOutputs>,
+    /// To the registry.
+    pub register_by_contents: Recipient<RegisterByContents>,
     /// To the registry.
     pub compare_outputs: Recipient<CompareOutputs>,
     /// To the lock keeper.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use store_model::wanted_outputs::WantedOutputs;
 use store_model::{Derivation, Settings, StorePath};
 
-use crate::goal::{BuildMode, FailureBits, GoalKey, Outcome, RequestId};
+use crate::goal::{BuildMode, FailureBits, GoalKey, Outcome, PathMode, RequestId};
 
 /// One thing to bring about.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,8 +28,8 @@ pub enum Wanted {
         /// What it is built for.
         mode: BuildMode,
     },
-    /// A path, which is only ensured whatever else is checked.
-    Path(StorePath),
+    /// A path.
+    Path(StorePath, PathMode),
 }
 
 impl Wanted {
@@ -40,14 +40,14 @@ impl Wanted {
             Self::Outputs { drv_path, mode, .. } | Self::Given { drv_path, mode, .. } => {
                 GoalKey::Derivation(drv_path.clone(), *mode)
             }
-            Self::Path(path) => GoalKey::Path(path.clone()),
+            Self::Path(path, mode) => GoalKey::Path(path.clone(), *mode),
         }
     }
 
     pub(crate) fn outputs(&self) -> WantedOutputs {
         match self {
             Self::Outputs { outputs, .. } => outputs.clone(),
-            Self::Given { .. } | Self::Path(_) => WantedOutputs::All,
+            Self::Given { .. } | Self::Path(..) => WantedOutputs::All,
         }
     }
 
@@ -58,7 +58,7 @@ impl Wanted {
                 derivation,
                 ..
             } => Some((drv_path.clone(), Arc::clone(derivation))),
-            Self::Outputs { .. } | Self::Path(_) => None,
+            Self::Outputs { .. } | Self::Path(..) => None,
         }
     }
 }

@@ -5,17 +5,18 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use nix::sys::signal::Signal;
+use registry::QueryPathInfo;
 use scheduler::{
-    BuildMode, BuildReport, BuildRequest, Config, Event, EventKind, EventStream, Outcome,
+    BuildMode, BuildReport, BuildRequest, Config, Event, EventKind, EventStream, Outcome, PathMode,
     Scheduler, SchedulerHandle, Status, Wanted,
 };
 use serde_json::{Value, json};
-use store_model::Settings;
 use store_model::settings::{Assignment, Configuration, StoreLayout};
 use store_model::wanted_outputs::WantedOutputs;
+use store_model::{ContentAddress, Settings, StorePath};
 
 use super::{Session, out_link, plan};
-use crate::args::BuildArguments;
+use crate::args::{BuildArguments, Subject};
 use crate::configure::typed;
 use crate::exit_status::ExitStatus;
 use crate::failure::{Failure, Result};
@@ -44,6 +45,7 @@ struct Group {
 /// What a word of the command line became, before the store was opened.
 enum Planned {
     Wanted(Wanted),
+    Repaired(StorePath),
     Goals {
         goals: Box<Goals>,
         outputs: WantedOutputs,
@@ -153,10 +155,11 @@ fn flags(arguments: &BuildArguments) -> Vec<Assignment> {
 
 /// Returns what the outputs are built for.
 fn mode(arguments: &BuildArguments) -> BuildMode {
-    if arguments.check {
-        BuildMode::Check
-    } else {
-        BuildMode::Normal
+    match (arguments.check, arguments.repair, arguments.hash) {
+        (true, _, _) => BuildMode::Check,
+        (_, true, _) => BuildMode::Repair,
+        (_, _, true) => BuildMode::Hash,
+        (false, false, false) => BuildMode::Normal,
     }
 }
 
@@ -169,13 +172,23 @@ fn plan_words(
     flags: &[Assignment],
 ) -> Result<Vec<Planned>> {
     let finder = session.finder(layout);
+    if arguments.subject == Subject::Repaired {
+        let paths = arguments.wanted.iter().map(|word| finder.store_path(word));
+        return paths.map(|path| Ok(Planned::Repaired(path?))).collect();
+    }
     let plan_word = |word: &String| match finder.target(word)? {
         Target::Outputs { drv_path, outputs } => Ok(Planned::Wanted(Wanted::Outputs {
             drv_path,
             outputs,
             mode: mode(arguments),
         })),
-        Target::Path(path) => Ok(Planned::Wanted(Wanted::Path(path))),
+        Target::Path(path) => {
+            let mode = match mode(arguments) {
+                BuildMode::Repair => PathMode::Repair,
+                BuildMode::Normal | BuildMode::Check | BuildMode::Hash => PathMode::Ensure,
+            };
+            Ok(Planned::Wanted(Wanted::Path(path, mode)))
+        }
         Target::Goals {
             file,
             goal,
@@ -208,6 +221,11 @@ async fn group(
     for planned in planned {
         let (settings, mut wanted) = match planned {
             Planned::Wanted(wanted) => (Arc::clone(settings), vec![wanted]),
+            // Whoever only plans cannot know what made it.
+            Planned::Repaired(path) => {
+                let wanted = Wanted::Path(path, PathMode::Repair);
+                (Arc::clone(settings), vec![wanted])
+            }
             Planned::Goals {
                 goals,
                 outputs,
@@ -271,7 +289,10 @@ impl Run<'_> {
         output: &mut Output,
     ) -> Result<()> {
         let store = Store::of_scheduler(self.scheduler, self.layout);
-        let grouping = group(&store, planned, mode(self.arguments), settings);
+        let grouping = async {
+            let planned = self.find_remedies(planned).await?;
+            group(&store, planned, mode(self.arguments), settings).await
+        };
         let groups = interrupts.unless(grouping).await?;
         let mut events = self.scheduler.subscribe().await?;
         let mut renderer = self.renderer();
@@ -298,12 +319,45 @@ impl Run<'_> {
         }
         let counts = renderer.finish();
         self.report(&outcomes, &renderer, counts, output)?;
+        if self.arguments.hash {
+            self.say_hashes(&store, &outcomes).await?;
+        }
         self.make_links(&store, &outcomes).await?;
         let status = ExitStatus::from_report(status);
         if status == ExitStatus::Success {
             return Ok(());
         }
         Err(Failure::silent(status))
+    }
+
+    /// Finds what makes the paths that are to be repaired.
+    async fn find_remedies(&self, planned: Vec<Planned>) -> Result<Vec<Planned>> {
+        let mut found = Vec::with_capacity(planned.len());
+        for planned in planned {
+            found.push(match planned {
+                Planned::Repaired(path) => Planned::Wanted(self.scheduler.remedy(path).await?),
+                planned @ (Planned::Wanted(_) | Planned::Goals { .. }) => planned,
+            });
+        }
+        Ok(found)
+    }
+
+    /// Tells what a derivation has to promise to get what was built.
+    async fn say_hashes(&self, store: &Store, outcomes: &[(Wanted, Arc<Outcome>)]) -> Result<()> {
+        for path in outcomes.iter().flat_map(|(_, it)| it.outputs.values()) {
+            let question = QueryPathInfo { path: path.clone() };
+            let info = store.ask(question).await?;
+            let address = info.and_then(|info| info.content_address);
+            let address = address.and_then(|address| address.parse::<ContentAddress>().ok());
+            if let Some(address) = address {
+                say(&format!(
+                    "build produced path '{}' with hash '{}'\n",
+                    store.dir().print(path),
+                    address.hash.to_sri()
+                ));
+            }
+        }
+        Ok(())
     }
 
     fn renderer(&self) -> Renderer {
@@ -418,7 +472,7 @@ impl Run<'_> {
                 .collect();
             let line = json!({"event": "report", "results": results});
             renderer.json(&line, output)?;
-        } else {
+        } else if self.arguments.subject == Subject::Realised {
             for path in outcomes
                 .iter()
                 .flat_map(|(_, outcome)| outcome.outputs.values())

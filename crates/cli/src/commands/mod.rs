@@ -106,6 +106,10 @@ pub(crate) async fn perform(
         Command::Build(arguments) => {
             return build::build(session, &arguments, interrupts, &mut output).await;
         }
+        Command::Repair(arguments) => {
+            let arguments = arguments.into();
+            return build::build(session, &arguments, interrupts, &mut output).await;
+        }
         Command::Config(arguments) => {
             let ConfigAction::Show { names, json, .. } = arguments.action;
             config::show(session, &names, json, &mut output)?;
@@ -157,9 +161,11 @@ async fn perform_on_store(
             Command::Query(arguments) => query::query(&store, &finder, &arguments, output).await,
             Command::Log(arguments) => log::log(&store, &finder, &arguments, output).await,
             // `perform` sends no other command here.
-            Command::Build(_) | Command::Nar(_) | Command::Config(_) | Command::Simulate(_) => {
-                Ok(())
-            }
+            Command::Build(_)
+            | Command::Repair(_)
+            | Command::Nar(_)
+            | Command::Config(_)
+            | Command::Simulate(_) => Ok(()),
         }
     };
     let done = interrupts.unless(work).await;

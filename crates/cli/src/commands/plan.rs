@@ -40,7 +40,7 @@ pub(super) async fn plan(store: &Store, wanted: &[Wanted]) -> Result<Plan> {
                 drv_path, outputs, ..
             } => planner.add(drv_path, outputs).await?,
             Wanted::Given { drv_path, .. } => planner.add(drv_path, &WantedOutputs::All).await?,
-            Wanted::Path(path) => planner.note_unknown(BTreeSet::from([path.clone()])).await?,
+            Wanted::Path(path, _) => planner.note_unknown(BTreeSet::from([path.clone()])).await?,
         }
     }
     Ok(planner.plan)

@@ -2,7 +2,9 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use scheduler::{BuildMode, Event, EventKind, GoalKey, LockOwner, Outcome, Status, WaitReason};
+use scheduler::{
+    BuildMode, Event, EventKind, GoalKey, LockOwner, Outcome, PathMode, Status, WaitReason,
+};
 use serde_json::{Map, Value, json};
 use store_model::{StoreDir, StorePath};
 
@@ -31,7 +33,10 @@ pub(crate) fn event(event: &Event, path: Option<&StorePath>, store_dir: &StoreDi
             GoalKey::Derivation(_, mode) => {
                 json!({"request": request.to_string(), "mode": build_mode(*mode)})
             }
-            GoalKey::Path(_) => json!({"request": request.to_string()}),
+            GoalKey::Path(_, PathMode::Ensure) => json!({"request": request.to_string()}),
+            GoalKey::Path(_, PathMode::Repair) => {
+                json!({"request": request.to_string(), "mode": build_mode(BuildMode::Repair)})
+            }
         },
         EventKind::Waiting { reason } => wait_reason(reason, store_dir),
         EventKind::Started { pid, uid, round } => json!({
@@ -70,12 +75,15 @@ fn build_mode(mode: BuildMode) -> &'static str {
     match mode {
         BuildMode::Normal => "normal",
         BuildMode::Check => "check",
+        BuildMode::Repair => "repair",
+        BuildMode::Hash => "hash",
     }
 }
 
 fn wait_reason(reason: &WaitReason, store_dir: &StoreDir) -> Value {
     match reason {
         WaitReason::Inputs { n_pending } => json!({"for": "inputs", "pending": n_pending}),
+        WaitReason::Contents => json!({"for": "contents"}),
         WaitReason::Slot => json!({"for": "slot"}),
         WaitReason::BuildUser => json!({"for": "buildUser"}),
         WaitReason::Registration => json!({"for": "registration"}),

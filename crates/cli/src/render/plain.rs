@@ -45,8 +45,9 @@ impl Plain {
         match &event.kind {
             EventKind::Started { round, .. } => {
                 let verb = match progress.mode(event.goal) {
-                    BuildMode::Normal => "building",
+                    BuildMode::Normal | BuildMode::Hash => "building",
                     BuildMode::Check => "checking",
+                    BuildMode::Repair => "repairing outputs of",
                 };
                 let path = self.store_dir.print(path);
                 match round.of {

@@ -94,7 +94,7 @@ impl Progress {
     pub(crate) fn mode(&self, goal: GoalId) -> BuildMode {
         match self.goals.get(&goal).map(|goal| &goal.key) {
             Some(GoalKey::Derivation(_, mode)) => *mode,
-            Some(GoalKey::Path(_)) | None => BuildMode::Normal,
+            Some(GoalKey::Path(..)) | None => BuildMode::Normal,
         }
     }
 
@@ -186,6 +186,7 @@ impl Counts {
 struct Waits<'a> {
     n_goals: usize,
     n_inputs: usize,
+    n_contents: usize,
     n_slot: usize,
     n_build_user: usize,
     n_registration: usize,
@@ -198,6 +199,7 @@ impl<'a> Waits<'a> {
         self.n_goals += 1;
         match reason {
             WaitReason::Inputs { .. } => self.n_inputs += 1,
+            WaitReason::Contents => self.n_contents += 1,
             WaitReason::Slot => self.n_slot += 1,
             WaitReason::BuildUser => self.n_build_user += 1,
             WaitReason::Registration => self.n_registration += 1,
@@ -210,6 +212,7 @@ impl<'a> Waits<'a> {
         let mut words = Vec::new();
         for (n_goals, what) in [
             (self.n_registration, "being registered"),
+            (self.n_contents, "being read"),
             (self.n_hook, "waiting for the post-build-hook"),
             (self.n_slot, "waiting for a build slot"),
             (self.n_build_user, "waiting for a build user"),

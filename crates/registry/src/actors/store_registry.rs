@@ -11,9 +11,10 @@ use tokio::sync::oneshot;
 use crate::db::{Database, query};
 use crate::messages::{
     AddIndirectRoot, AddPath, AddTempRoots, AddText, Added, CompareOutputs, Compared,
-    DiscardInvalidPaths, QueryAllValidPaths, QueryClosure, QueryDerivation, QueryGoodPaths,
-    QueryGraphs, QueryPathFromHashPart, QueryPathInfo, QueryReferrers, QueryValidDerivers,
-    QueryValidPaths, RegisterError, RegisterOutputs, RootsLease, StopRegistry,
+    ContentAddressed, DiscardInvalidPaths, QueryAllValidPaths, QueryClosure, QueryDerivation,
+    QueryGoodPaths, QueryGraphs, QueryPathFromHashPart, QueryPathInfo, QueryReferrers,
+    QueryValidDerivers, QueryValidPaths, RegisterByContents, RegisterError, RegisterOutputs,
+    RootsLease, StopRegistry,
 };
 use crate::services::{Pools, Queues};
 use crate::{Error, roots, tasks, workers};
@@ -137,6 +138,14 @@ impl Handler<RegisterOutputs> for StoreRegistry {
 
     fn handle(&mut self, request: RegisterOutputs, _: &mut Context<Self>) -> Self::Result {
         self.run(|queues| tasks::register_outputs(queues, request))
+    }
+}
+
+impl Handler<RegisterByContents> for StoreRegistry {
+    type Result = Answer<ContentAddressed, RegisterError>;
+
+    fn handle(&mut self, request: RegisterByContents, _: &mut Context<Self>) -> Self::Result {
+        self.run(|queues| tasks::register_by_contents(queues, request.candidate))
     }
 }
 

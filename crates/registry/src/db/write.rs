@@ -50,6 +50,18 @@ fn write_row(database: &Database, registration: &Registration, now: i64) -> Resu
         .cloned()
         .collect::<Vec<_>>()
         .join(" ");
+    // What was repaired may mention other paths than before.
+    database
+        .connection
+        .prepare_cached(
+            "delete from Refs where referrer = \
+             (select id from ValidPaths where path = ?1 and hash != ?2)",
+        )
+        .and_then(|mut statement| {
+            let path = database.store_dir.print(&info.path);
+            statement.execute(params![path, info.nar_hash.to_database()])
+        })
+        .map_err(failed)?;
     let id: i64 = database
         .connection
         .prepare_cached(

@@ -13,13 +13,14 @@ use store_model::nar::diff;
 use store_model::{NarHash, OutputName, PathInfo, StorePath};
 use tokio::sync::oneshot;
 
-use super::copy::{Place, RequiredOwner};
+use super::copy::{Copying, Place, RequiredOwner};
 use super::open_tree::open_tree;
 use super::outputs::{Ready, Source};
 use super::{Ingest, Staged, StagedQuestion, place};
 use crate::db::write::Registration;
 use crate::messages::{
     Comparand, CompareOutputs, Compared, DifferingOutputs, OutputDifference, RegisterError,
+    ScratchStore,
 };
 use crate::staging::c_name;
 use crate::writer::Commit;
@@ -100,7 +101,7 @@ impl Ingest {
         let cancel = &candidate.cancel;
         cancel.check()?;
         let made = Made {
-            scratch: candidate.scratch.dir.as_fd(),
+            scratch: &candidate.scratch,
             differing,
             cancel,
         };
@@ -114,11 +115,12 @@ impl Ingest {
             Comparand::Nothing => {
                 let mut outputs = BTreeMap::new();
                 for ready in ready {
+                    let name = ready.output.name.clone();
                     let kept = RoundOutput {
                         nar_hash: ready.contents.nar.nar_hash,
-                        staged: self.take_in(&made, ready.source, &ready.output.path)?,
+                        staged: self.take_in(made.scratch, ready, cancel)?,
                     };
-                    outputs.insert(ready.output.name.clone(), kept);
+                    outputs.insert(name, kept);
                 }
                 compared.round = Some(RoundOutputs { outputs });
             }
@@ -140,7 +142,7 @@ impl Ingest {
                         let difference = self.compare_with_valid(&made, ready)?;
                         compared.differences.push(difference);
                     } else if !info.ultimate {
-                        confirmed.push(confirmation(info));
+                        confirmed.push(self.confirmation(info));
                     }
                 }
             }
@@ -172,7 +174,7 @@ impl Ingest {
             DifferingOutputs::Discard => None,
             DifferingOutputs::Keep => Some(self.place_check(&mut earlier.staged, &output.path)?),
             DifferingOutputs::Show => {
-                let mut later = self.take_in(made, ready.source, &output.path)?;
+                let mut later = self.take_in(made.scratch, ready, made.cancel)?;
                 self.place_staged(&mut later, &output.path)?;
                 Some(self.place_check(&mut earlier.staged, &output.path)?)
             }
@@ -201,7 +203,7 @@ impl Ingest {
         let kept_at = match made.differing {
             DifferingOutputs::Discard => None,
             DifferingOutputs::Keep | DifferingOutputs::Show => {
-                let mut later = self.take_in(made, ready.source, &output.path)?;
+                let mut later = self.take_in(made.scratch, ready, made.cancel)?;
                 Some(self.place_check(&mut later, &output.path)?)
             }
         };
@@ -214,20 +216,21 @@ impl Ingest {
     }
 
     /// Takes an output out of the directory that its builder had, which may go then.
-    fn take_in(
+    pub(super) fn take_in(
         &mut self,
-        made: &Made<'_>,
-        source: Source,
-        path: &StorePath,
+        scratch: &ScratchStore,
+        ready: Ready<'_>,
+        cancel: &CancelFlag,
     ) -> Result<Staged, Error> {
-        if let Source::Copy(copy) = source {
+        let path = &ready.output.path;
+        if let Source::Copy(copy) = ready.source {
             return Ok(copy);
         }
         let name = c_name(path.base_name());
         let printed = self.logical_path(path);
         let mut staged = Staged::new(self.trash.clone());
         match place::rename(
-            (made.scratch, &name),
+            (scratch.dir.as_fd(), &name),
             (self.trash.staging.dir(), &staged.name),
         ) {
             Ok(()) => return Ok(staged),
@@ -239,19 +242,22 @@ impl Ingest {
             }
         }
         let from = Place {
-            dir: made.scratch,
+            dir: scratch.dir.as_fd(),
             name: &name,
             path: &printed,
         };
         let owner = RequiredOwner::User(self.layout.owner_uid);
-        let copy = self.copy_in(from, owner, made.cancel)?;
+        let copy = self.copy_in(from, Copying::faithful(owner, cancel))?;
         // A fresh copy has fresh metadata.
         let question = StagedQuestion {
             candidates: &BTreeSet::new(),
             content_hash: None,
-            cancel: made.cancel,
+            cancel,
         };
-        self.read_staged(&copy, &printed, question)?;
+        let contents = self.read_staged(&copy, &printed, question)?;
+        if contents.nar.nar_hash != ready.contents.nar.nar_hash {
+            return Err(Error::file("copying", printed, Errno::IO));
+        }
         Ok(copy)
     }
 
@@ -268,6 +274,20 @@ impl Ingest {
         Ok(check_path)
     }
 
+    /// Returns what is written of an output that was made here again as it was: it is as good as
+    /// built here, so it is signed as that.
+    fn confirmation(&self, info: &PathInfo) -> Registration {
+        let mut info = PathInfo {
+            ultimate: true,
+            ..info.clone()
+        };
+        self.sign(&mut info);
+        Registration {
+            info,
+            derivation_outputs: Vec::new(),
+        }
+    }
+
     fn staged_tree(&self, staged: &Staged) -> Tree<'_> {
         Tree {
             dir: self.trash.staging.dir(),
@@ -280,7 +300,7 @@ impl Ingest {
         match &ready.source {
             Source::Copy(copy) => self.staged_tree(copy),
             Source::Scratch => Tree {
-                dir: made.scratch,
+                dir: made.scratch.dir.as_fd(),
                 name: c_name(ready.output.path.base_name()),
                 path: self.logical_path(&ready.output.path),
             },
@@ -290,20 +310,9 @@ impl Ingest {
 
 /// What a builder has made, and what becomes of it.
 struct Made<'a> {
-    scratch: BorrowedFd<'a>,
+    scratch: &'a ScratchStore,
     differing: DifferingOutputs,
     cancel: &'a CancelFlag,
-}
-
-/// Returns what is written of an output that was made here again as it was.
-fn confirmation(info: &PathInfo) -> Registration {
-    Registration {
-        info: PathInfo {
-            ultimate: true,
-            ..info.clone()
-        },
-        derivation_outputs: Vec::new(),
-    }
 }
 
 /// Finds where two trees differ. That they do is known by then: what cannot be read is only said.

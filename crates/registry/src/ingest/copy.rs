@@ -3,13 +3,18 @@
 //!
 //! The copy is made in a directory that nobody else can enter (SECURITY V20).
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::ffi::{CStr, CString};
+use std::fs::File;
+use std::io::Write as _;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use store_model::nar;
+use store_model::hash_rewrite::HashRewriter;
+use store_model::{StorePath, nar};
 
 use crate::tree::{self, Here, Visitor};
 use crate::{CancelFlag, Error};
@@ -17,6 +22,9 @@ use crate::{CancelFlag, Error};
 /// How much the kernel is asked to copy at once: a slow disk does it in a fraction of a second, and
 /// only then is the flag looked at again; calls this large cost nothing beside what they do.
 const COPY_BYTES: usize = 16 << 20;
+
+/// How much is rewritten at once: the processor's second-level cache holds it.
+const REWRITTEN_BYTES: usize = 256 << 10;
 
 /// Who must own what is copied.
 #[derive(Debug, Clone, Copy)]
@@ -35,17 +43,34 @@ pub(crate) struct Place<'a> {
     pub(crate) path: &'a Path,
 }
 
+/// How a tree is copied.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Copying<'a> {
+    pub(crate) owner: RequiredOwner,
+    /// Paths that are mentioned in the copy, by contents, links and names of files, where others are
+    /// in the tree: by those that belong there, those that were used instead.
+    pub(crate) redirected: &'a BTreeMap<StorePath, StorePath>,
+    pub(crate) cancel: &'a CancelFlag,
+}
+
+impl<'a> Copying<'a> {
+    /// The copy is as the tree is.
+    pub(crate) fn faithful(owner: RequiredOwner, cancel: &'a CancelFlag) -> Self {
+        const NONE: &BTreeMap<StorePath, StorePath> = &BTreeMap::new();
+        Self {
+            owner,
+            redirected: NONE,
+            cancel,
+        }
+    }
+}
+
 /// Copies contents, links and executable bits of the tree at `from` to the new name `to`.
 ///
 /// # Errors
 /// Something is neither file, directory nor link, is not the owner's, or cannot be copied, or it was
 /// cancelled; part of the copy may be there.
-pub(crate) fn copy_tree(
-    from: Place<'_>,
-    to: Place<'_>,
-    owner: RequiredOwner,
-    cancel: &CancelFlag,
-) -> Result<(), Error> {
+pub(crate) fn copy_tree(from: Place<'_>, to: Place<'_>, copying: Copying<'_>) -> Result<(), Error> {
     let dir = to
         .dir
         .try_clone_to_owned()
@@ -54,8 +79,7 @@ pub(crate) fn copy_tree(
         dir,
         root: to.name.to_owned(),
         path: to.path,
-        owner,
-        cancel,
+        copying,
     };
     tree::walk(from.dir, from.name, from.path, &mut copier)
 }
@@ -65,8 +89,7 @@ struct Copier<'a> {
     dir: OwnedFd,
     root: CString,
     path: &'a Path,
-    owner: RequiredOwner,
-    cancel: &'a CancelFlag,
+    copying: Copying<'a>,
 }
 
 impl Visitor for Copier<'_> {
@@ -79,8 +102,8 @@ impl Visitor for Copier<'_> {
     fn enter(&mut self, _dir: BorrowedFd<'_>, here: &Here<'_>) -> Result<(), Error> {
         self.check(here)?;
         let name = self.name(here);
-        rustix::fs::mkdirat(&self.dir, name, Mode::RWXU).map_err(|errno| self.failed(errno))?;
-        self.dir = self.open_dir(name)?;
+        rustix::fs::mkdirat(&self.dir, &*name, Mode::RWXU).map_err(|errno| self.failed(errno))?;
+        self.dir = self.open_dir(&name)?;
         Ok(())
     }
 
@@ -98,7 +121,8 @@ impl Visitor for Copier<'_> {
         self.check(here)?;
         let target = rustix::fs::readlinkat(here.parent, here.name, Vec::new())
             .map_err(|errno| here.failed("reading link", errno))?;
-        rustix::fs::symlinkat(&*target, &self.dir, self.name(here))
+        let target = self.rewrite(&target);
+        rustix::fs::symlinkat(&*target, &self.dir, &*self.name(here))
             .map_err(|errno| self.failed(errno))
     }
 }
@@ -113,11 +137,14 @@ impl Copier<'_> {
         };
         let to = rustix::fs::openat(
             &self.dir,
-            self.name(here),
+            &*self.name(here),
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC,
             mode,
         )
         .map_err(|errno| self.failed(errno))?;
+        if !self.copying.redirected.is_empty() {
+            return self.rewrite_contents(&from, to);
+        }
         // A clone shares blocks, not the file: writing to either leaves the other alone.
         if rustix::fs::ioctl_ficlone(&to, &from).is_ok() {
             return Ok(());
@@ -130,7 +157,7 @@ impl Copier<'_> {
         let mut by_kernel = size > 0;
         let mut buffer = Vec::new();
         loop {
-            self.cancel.check()?;
+            self.copying.cancel.check()?;
             if by_kernel {
                 match rustix::fs::copy_file_range(from, None, to, None, COPY_BYTES) {
                     Ok(0) => return Ok(()),
@@ -154,11 +181,48 @@ impl Copier<'_> {
         }
     }
 
-    fn name<'a>(&'a self, here: &'a Here<'_>) -> &'a CStr {
+    /// Copies a file with other paths mentioned in it, in pieces.
+    fn rewrite_contents(&self, from: &OwnedFd, to: OwnedFd) -> Result<(), Error> {
+        let failed = |error| Error::file("copying to", self.path, error);
+        let mut rewriter = HashRewriter::new(File::from(to), self.replacements());
+        let mut buffer = vec![0; REWRITTEN_BYTES];
+        loop {
+            self.copying.cancel.check()?;
+            let n_read =
+                rustix::io::retry_on_intr(|| rustix::io::read(from.as_fd(), &mut buffer[..]))
+                    .map_err(|errno| self.failed(errno))?;
+            if n_read == 0 {
+                break;
+            }
+            rewriter.write_all(&buffer[..n_read]).map_err(failed)?;
+        }
+        rewriter.finish().map(drop).map_err(failed)
+    }
+
+    /// Returns a name or a link's target with other paths mentioned in it.
+    fn rewrite<'t>(&self, text: &'t CStr) -> Cow<'t, CStr> {
+        if self.copying.redirected.is_empty() {
+            return Cow::Borrowed(text);
+        }
+        let mut rewriter = HashRewriter::new(Vec::new(), self.replacements());
+        let rewritten = rewriter
+            .write_all(text.to_bytes())
+            .and_then(|()| rewriter.finish());
+        // Memory takes everything, and hash parts have no NUL.
+        let rewritten = rewritten.ok().and_then(|(text, _)| CString::new(text).ok());
+        Cow::Owned(rewritten.unwrap_or_default())
+    }
+
+    fn replacements(&self) -> impl Iterator<Item = (&StorePath, &StorePath)> {
+        let redirected = self.copying.redirected.iter();
+        redirected.map(|(output, elsewhere)| (elsewhere, output))
+    }
+
+    fn name<'a>(&'a self, here: &'a Here<'_>) -> Cow<'a, CStr> {
         if here.depth == 0 {
-            &self.root
+            Cow::Borrowed(&self.root)
         } else {
-            here.name
+            self.rewrite(here.name)
         }
     }
 
@@ -174,8 +238,8 @@ impl Copier<'_> {
 
     /// Looks at the flag and at the owner of what is about to be copied.
     fn check(&self, here: &Here<'_>) -> Result<(), Error> {
-        self.cancel.check()?;
-        match self.owner {
+        self.copying.cancel.check()?;
+        match self.copying.owner {
             RequiredOwner::User(uid) if here.stat.st_uid != uid => {
                 Err(Error::ForeignOwner { path: here.path() })
             }
@@ -199,3 +263,7 @@ pub(crate) fn write_all(file: &OwnedFd, mut bytes: &[u8]) -> Result<(), Errno> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may panic")]
+mod tests;

@@ -3,7 +3,8 @@
 //! ```text
 //! outputs of a build    check ─► (copy, if fixed) ─► make canonical, hash, scan ─┐
 //! outputs of a check    check ─► (copy, if fixed) ─► make canonical, hash, scan ─► compare
-//! text, source          write or copy ─► make canonical, hash ─► name            ├─► move into the store
+//! text, source          write or copy ─► make canonical, hash ─► name            ├─► move into the store,
+//!                                                                                │   or exchange with what is broken
 //!                                                                                │   ─► hand to the writer
 //! ```
 //!
@@ -18,6 +19,7 @@ mod open_tree;
 mod optimise;
 mod outputs;
 pub(crate) mod place;
+mod repair;
 mod sources;
 
 use std::collections::{BTreeSet, HashMap};
@@ -41,10 +43,11 @@ use crate::{CancelFlag, Error};
 
 use self::canonical::Canonical;
 pub use self::compare::RoundOutputs;
-use self::copy::{Place, RequiredOwner, copy_tree};
+use self::copy::{Copying, Place, copy_tree};
 pub(crate) use self::hash_scan::ReadBuffer;
 use self::hash_scan::{ContentHash, Contents, Metadata, Question, read_tree};
 pub(crate) use self::outputs::FoundOutput;
+use self::repair::Displaced;
 pub(crate) use self::sources::NewText;
 
 /// What one ingest thread works with.
@@ -162,6 +165,10 @@ impl Ingest {
     /// Returns whether the object has the contents that the database says. What cannot be read
     /// has not.
     pub(crate) fn is_good(&mut self, path: &StorePath, wanted: NarHash) -> bool {
+        // Somebody else may have asked meanwhile.
+        if let Some(is_good) = self.good_paths.get(path) {
+            return is_good;
+        }
         let question = Question {
             metadata: Metadata::Keep,
             candidates: &BTreeSet::new(),
@@ -176,21 +183,20 @@ impl Ingest {
             // Nothing is known of it, so nothing is remembered.
             Err(Error::Cancelled) => return false,
             Err(error) => {
-                tracing::warn!("{error}");
+                tracing::info!("{error}");
                 false
             }
         };
+        if !is_good {
+            let path = self.layout.print(path);
+            tracing::warn!("path '{path}' is corrupted or missing");
+        }
         self.good_paths.set(path.clone(), is_good);
         is_good
     }
 
     /// Makes a fresh copy in our own directory.
-    fn copy_in(
-        &self,
-        from: Place<'_>,
-        owner: RequiredOwner,
-        cancel: &CancelFlag,
-    ) -> Result<Staged, Error> {
+    fn copy_in(&self, from: Place<'_>, copying: Copying<'_>) -> Result<Staged, Error> {
         let copy = Staged::new(self.trash.clone());
         let path = self.trash.staging.path_of(&copy.name);
         let to = Place {
@@ -198,7 +204,7 @@ impl Ingest {
             name: &copy.name,
             path: &path,
         };
-        copy_tree(from, to, owner, cancel)?;
+        copy_tree(from, to, copying)?;
         Ok(copy)
     }
 
@@ -251,6 +257,17 @@ impl Ingest {
         answer: T,
         reply: oneshot::Sender<Result<T, E>>,
     ) {
+        self.commit_over(registrations, Vec::new(), answer, reply);
+    }
+
+    /// The same, where some of the objects are in the place of others, which are deleted in the end.
+    fn commit_over<T: Send + 'static, E: From<Error> + Send + 'static>(
+        &self,
+        registrations: Vec<Registration>,
+        displaced: Vec<Displaced>,
+        answer: T,
+        reply: oneshot::Sender<Result<T, E>>,
+    ) {
         let paths: Vec<StorePath> = registrations
             .iter()
             .map(|registration| registration.info.path.clone())
@@ -265,8 +282,11 @@ impl Ingest {
                 answer
             });
             if outcome.is_err() {
-                discard_all(&trash, &paths);
+                // What was repaired stays: it is valid, and better than what was there.
+                let is_new = |path: &&StorePath| displaced.iter().all(|old| old.path != **path);
+                discard_all(&trash, paths.iter().filter(is_new));
             }
+            drop(displaced);
             // A cancelled goal no longer listens; the paths are valid all the same.
             let _listener_gone = reply.send(outcome.map_err(E::from));
         });
@@ -278,7 +298,7 @@ impl Ingest {
 }
 
 /// Takes away what was put in place for a registration that failed.
-fn discard_all(trash: &Trash, paths: &[StorePath]) {
+fn discard_all<'a>(trash: &Trash, paths: impl IntoIterator<Item = &'a StorePath>) {
     for path in paths {
         if let Err(error) = trash.discard(path) {
             tracing::warn!("{error}");

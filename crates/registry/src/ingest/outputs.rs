@@ -3,6 +3,7 @@
 mod mismatch;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::CString;
 use std::os::fd::AsFd as _;
 
 use rustix::fs::{AtFlags, FileType, Stat};
@@ -14,14 +15,15 @@ use store_model::{ContentAddress, OutputName, PathInfo, StorePath};
 use tokio::sync::oneshot;
 
 use super::canonical::Canonical;
-use super::copy::{Place, RequiredOwner};
+use super::copy::{Copying, Place, RequiredOwner};
 use super::hash_scan::{ContentHash, Contents, Metadata, Question, read_tree};
+use super::repair::{Displaced, keep_signatures};
 use super::{Ingest, Staged, StagedQuestion, discard_all, place};
 use crate::Error;
 use crate::cycle::find_cycle;
 use crate::db::query;
 use crate::db::write::{Registration, unix_time};
-use crate::messages::{RegisterError, RegisterOutputs, ScratchOutput};
+use crate::messages::{Occupied, RegisterError, RegisterOutputs, ScratchOutput};
 use crate::staging::c_name;
 
 pub(crate) use self::mismatch::{FoundOutput, Refusal};
@@ -42,14 +44,16 @@ pub(super) enum Source {
 }
 
 impl Ingest {
-    /// Registers a build's outputs, all or none, and answers through `reply`.
+    /// Registers a build's outputs, all or none, and answers through `reply`; `earlier` is what the
+    /// database says of those that are repaired.
     pub(crate) fn register_outputs(
         &mut self,
         request: &RegisterOutputs,
+        earlier: &[PathInfo],
         reply: oneshot::Sender<Result<Vec<PathInfo>, Refusal>>,
     ) {
-        let infos = match self.ingest_outputs(request) {
-            Ok(infos) => infos,
+        let (infos, displaced) = match self.ingest_outputs(request, earlier) {
+            Ok(ingested) => ingested,
             Err(error) => {
                 let _listener_gone = reply.send(Err(error));
                 return;
@@ -62,13 +66,20 @@ impl Ingest {
                 derivation_outputs: Vec::new(),
             })
             .collect();
-        self.commit(registrations, infos, reply);
+        self.commit_over(registrations, displaced, infos, reply);
     }
 
-    fn ingest_outputs(&mut self, request: &RegisterOutputs) -> Result<Vec<PathInfo>, Refusal> {
-        let mut ready = self.prepare_outputs(request)?;
+    fn ingest_outputs(
+        &mut self,
+        request: &RegisterOutputs,
+        earlier: &[PathInfo],
+    ) -> Result<(Vec<PathInfo>, Vec<Displaced>), Refusal> {
+        let ready = self.prepare_outputs(request)?;
         self.refuse_cycles(request, &ready)?;
-        let infos = self.describe(request, &ready);
+        let mut infos = self.describe(request, &ready);
+        for info in infos.values_mut() {
+            keep_signatures(info, earlier);
+        }
         self.check_outputs(request, &infos)?;
         for ready in &ready {
             self.optimise_output(request, ready)?;
@@ -76,8 +87,10 @@ impl Ingest {
         // From here on it takes moments, and whoever cancels now waits for less than it would take
         // to take everything back.
         request.cancel.check()?;
-        self.place_outputs(request, &mut ready)?;
-        Ok(infos.into_values().collect())
+        let displaced = self.place_outputs(request, ready)?;
+        let infos = infos.into_values().collect::<Vec<_>>();
+        self.tell_changes(&infos, earlier);
+        Ok((infos, displaced))
     }
 
     /// Returns what will be known of the outputs, signed.
@@ -118,10 +131,15 @@ impl Ingest {
             signatures: BTreeSet::new(),
             content_address: address.map(|address| address.to_string()),
         };
+        self.sign(&mut info);
+        info
+    }
+
+    /// Signs with every key.
+    pub(super) fn sign(&self, info: &mut PathInfo) {
         for key in self.secret_keys.iter() {
             info.sign(&self.layout.paths.store_dir, key);
         }
-        info
     }
 
     /// Returns whether an output's path is the one that follows from its contents together with
@@ -208,29 +226,42 @@ impl Ingest {
         }
     }
 
-    /// Checks, copies where that is due, makes canonical, and reads all outputs.
+    /// Checks, copies where that is due, makes canonical, and reads all outputs. What is fixed has
+    /// to be what was promised.
     pub(super) fn prepare_outputs<'a>(
         &mut self,
         request: &'a RegisterOutputs,
     ) -> Result<Vec<Ready<'a>>, Refusal> {
+        let ready = self.read_outputs(request)?;
+        self.check_promises(request, ready)
+    }
+
+    /// The same, whatever was promised.
+    fn read_outputs<'a>(
+        &mut self,
+        request: &'a RegisterOutputs,
+    ) -> Result<Vec<Ready<'a>>, RegisterError> {
         // Nothing is opened before all of them have been looked at.
         for output in &request.outputs {
             self.check_root(request, output)?;
         }
         let mut canonical = Canonical::new(&self.layout, request.builder_uid);
         let mut ready = Vec::with_capacity(request.outputs.len());
+        let is_rewritten = !request.scratch.redirected.is_empty();
         for output in &request.outputs {
-            let prepared = match output.fixed {
-                None => self.read_scratch(request, output, &mut canonical),
-                Some((method, hash)) => {
-                    let algorithm = hash.algorithm();
-                    self.read_fixed(request, output, ContentHash { method, algorithm })
-                }
+            let content_hash = output.fixed.map(|(method, hash)| {
+                let algorithm = hash.algorithm();
+                ContentHash { method, algorithm }
+            });
+            let prepared = if content_hash.is_some() || is_rewritten {
+                self.read_copy(request, output, content_hash)
+            } else {
+                self.read_scratch(request, output, &mut canonical)
             };
             ready.push(prepared.map_err(blame)?);
         }
         canonical.check_links().map_err(blame)?;
-        self.check_promises(request, ready)
+        Ok(ready)
     }
 
     /// Refuses an output that is missing or that others could have written to.
@@ -240,7 +271,7 @@ impl Ingest {
         output: &ScratchOutput,
     ) -> Result<(), RegisterError> {
         let printed = self.layout.print(&output.path);
-        let name = c_name(output.path.base_name());
+        let name = scratch_name(request, output);
         let stat = match rustix::fs::statat(&request.scratch.dir, &*name, AtFlags::SYMLINK_NOFOLLOW)
         {
             Ok(stat) => stat,
@@ -252,7 +283,7 @@ impl Ingest {
                 )));
             }
             Err(errno) => {
-                let path = request.scratch.path.join(output.path.base_name());
+                let path = request.scratch.path.join(&*name.to_string_lossy());
                 return Err(Error::file("looking at", path, errno).into());
             }
         };
@@ -302,19 +333,19 @@ impl Ingest {
     }
 
     /// A fixed output's builder had a network, over which it may have handed out open files: only
-    /// a copy is hashed and kept.
-    fn read_fixed<'a>(
+    /// a copy is hashed and kept. So it is of what has to mention other paths than it does.
+    fn read_copy<'a>(
         &mut self,
         request: &RegisterOutputs,
         output: &'a ScratchOutput,
-        content_hash: ContentHash,
+        content_hash: Option<ContentHash>,
     ) -> Result<Ready<'a>, Error> {
         let owner = RequiredOwner::User(request.builder_uid);
         let copy = self.copy_from_scratch(request, output, owner)?;
         let none = BTreeSet::new();
         let question = StagedQuestion {
             candidates: candidates(request, output, &none),
-            content_hash: Some(content_hash),
+            content_hash,
             cancel: &request.cancel,
         };
         let path = self.logical_path(&output.path);
@@ -334,10 +365,15 @@ impl Ingest {
     ) -> Result<Staged, Error> {
         let from = Place {
             dir: request.scratch.dir.as_fd(),
-            name: &c_name(output.path.base_name()),
+            name: &scratch_name(request, output),
             path: &self.logical_path(&output.path),
         };
-        self.copy_in(from, owner, &request.cancel)
+        let copying = Copying {
+            owner,
+            redirected: &request.scratch.redirected,
+            cancel: &request.cancel,
+        };
+        self.copy_in(from, copying)
     }
 
     /// Refuses outputs that refer to each other in a circle.
@@ -368,23 +404,31 @@ impl Ingest {
         }
     }
 
-    /// Moves all outputs into the store, or none.
+    /// Moves all outputs into the store, or none of those that are new there; returns what the
+    /// others have replaced.
     fn place_outputs(
         &mut self,
         request: &RegisterOutputs,
-        ready: &mut [Ready<'_>],
-    ) -> Result<(), Error> {
-        for idx in 0..ready.len() {
-            if let Err(error) = self.place_output(request, &mut ready[idx]) {
-                let placed: Vec<StorePath> = ready[..idx]
-                    .iter()
-                    .map(|ready| ready.output.path.clone())
-                    .collect();
-                discard_all(&self.trash, &placed);
-                return Err(error);
+        ready: Vec<Ready<'_>>,
+    ) -> Result<Vec<Displaced>, Error> {
+        let mut displaced = Vec::new();
+        let mut placed: Vec<StorePath> = Vec::new();
+        for mut ready in ready {
+            let path = ready.output.path.clone();
+            let outcome = match request.occupied {
+                Occupied::Refused => self.place_output(request, &mut ready).map(|()| None),
+                Occupied::Repaired => self.repair_output(request, ready),
+            };
+            match outcome {
+                Ok(None) => placed.push(path),
+                Ok(Some(old)) => displaced.push(old),
+                Err(error) => {
+                    discard_all(&self.trash, &placed);
+                    return Err(error);
+                }
             }
         }
-        Ok(())
+        Ok(displaced)
     }
 
     fn place_output(
@@ -434,6 +478,12 @@ impl Ingest {
         self.optimise_staged(&copy, &path, &request.cancel)?;
         self.place_staged(&mut copy, &ready.output.path)
     }
+}
+
+/// Returns the name under which a builder has made an output.
+fn scratch_name(request: &RegisterOutputs, output: &ScratchOutput) -> CString {
+    let elsewhere = request.scratch.redirected.get(&output.path);
+    c_name(elsewhere.unwrap_or(&output.path).base_name())
 }
 
 /// Returns the paths that are looked for in an output: `none` if its references are to be

@@ -64,6 +64,8 @@ pub(crate) struct BuilderSession {
     cause: Option<BuildVerdict>,
     ending: Option<Ending>,
     work: Option<FinishedWork>,
+    /// Whether outputs are being collected that its builder has put into the store itself.
+    is_collecting: bool,
     has_reported: bool,
 }
 
@@ -136,6 +138,7 @@ impl BuilderSession {
             cause: None,
             ending: None,
             work: None,
+            is_collecting: false,
             has_reported: false,
         }
     }
@@ -287,7 +290,7 @@ impl BuilderSession {
     }
 
     fn report_if_over(&mut self, ctx: &mut Context<Self>) {
-        if self.ending.is_none() || self.work.is_none() {
+        if self.ending.is_none() || self.work.is_none() || self.collects_outputs(ctx) {
             return;
         }
         let (Some(ending), Some(work)) = (self.ending.take(), self.work.take()) else {
@@ -325,6 +328,32 @@ impl BuilderSession {
             disk_nearly_full: work.disk_nearly_full,
         })));
         ctx.stop();
+    }
+
+    /// Has what lies in the store itself collected, now that its builder is gone; returns whether
+    /// there is something to wait for.
+    fn collects_outputs(&mut self, ctx: &mut Context<Self>) -> bool {
+        let scattered = self
+            .work
+            .as_mut()
+            .and_then(|work| work.workspace.take_if(|it| it.is_scattered()));
+        let Some(mut workspace) = scattered else {
+            return self.is_collecting;
+        };
+        self.is_collecting = true;
+        let collecting = tokio::task::spawn_blocking(move || {
+            workspace.collect_outputs();
+            workspace
+        });
+        let collected = collecting.into_actor(self).map(|workspace, session, ctx| {
+            session.is_collecting = false;
+            if let Some(work) = &mut session.work {
+                work.workspace = workspace.ok();
+            }
+            session.report_if_over(ctx);
+        });
+        ctx.spawn(collected);
+        true
     }
 
     fn tell(&self, event: BuildEvent) {

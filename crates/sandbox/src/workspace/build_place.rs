@@ -139,7 +139,7 @@ impl BuildPlace {
         mut self,
         builds: &Parent,
         scratch: &OwnedFd,
-        outputs: &[StorePath],
+        outputs: &[&StorePath],
     ) -> Result<PathBuf, Error> {
         let kept = self.outer.make("outputs", 0o700, None)?;
         for output in outputs {

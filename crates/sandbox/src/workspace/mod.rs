@@ -10,7 +10,9 @@
 //!     work/                               an overlay's own, where there is one
 //! ```
 //!
-//! Without a sandbox what a builder makes in the store lands in `goalctl-store` too, beside `build`.
+//! Without a sandbox what root's builder makes in the store lands in `goalctl-store` too, beside
+//! `build`. Anybody else's builder works in the store itself, and what it has made is put into
+//! `goalctl-store` when it is gone.
 //! Both outer directories are locked while their build lives, so that the next start can tell what
 //! a dead program left behind. Emptied, they wait as `<build-dir>/nix-build-idle-<n>` for the next
 //! build, for on a disk renaming is much cheaper than making and deleting.
@@ -21,14 +23,15 @@ mod outer;
 mod scratch_store;
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
-use std::os::fd::OwnedFd;
+use std::ffi::{CString, OsStr};
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bstr::BString;
-use rustix::fs::{Dir, FlockOperation};
+use rustix::fs::{AtFlags, CWD, Dir, FlockOperation, Mode, OFlags, RenameFlags};
+use rustix::io::Errno;
 use store_model::StorePath;
 use store_model::settings::StoreLayout;
 
@@ -40,7 +43,7 @@ use self::scratch_store::{Input, ScratchStore};
 use crate::remove_tree::remove_tree;
 use crate::spec::Inputs;
 use crate::user_pool::BuildUser;
-use crate::{Error, ScratchOutputs};
+use crate::{Error, Redirections, ScratchOutputs};
 
 /// The builder's store within its outer directory. The name tells our leftovers from the
 /// directories that a running Nix gives the same outer name and does not lock.
@@ -99,6 +102,9 @@ pub(crate) struct Workspace {
     store: Option<ScratchStore>,
     inputs: Inputs,
     scratch: ScratchOutputs,
+    place: ScratchPlace,
+    /// What the builder puts into the store itself, until that has been collected.
+    scattered: Vec<StorePath>,
     reuse: Reuse,
     /// Given back when the directories are gone.
     _user: Option<BuildUser>,
@@ -245,13 +251,14 @@ impl Workspace {
                 let made = scratch_store::make_store(&build.outer, owner)?;
                 (build.outer.path.join(SCRATCH_STORE), Arc::new(made))
             }
-            ScratchPlace::StoreItself => (
-                places.store.path.clone(),
-                Arc::clone(&places.store.directory),
-            ),
+            ScratchPlace::StoreItself => {
+                let made = store.insert(ScratchStore::create(&places.store, drv_path, owner)?);
+                (made.path(), Arc::clone(&made.directory))
+            }
         };
         let scratch = ScratchOutputs {
             dir: directory,
+            redirected: Redirections::new(),
             path,
             builder_uid: owner.uid,
             builder_gid: owner.gid,
@@ -263,9 +270,57 @@ impl Workspace {
             store,
             inputs,
             scratch,
+            place,
+            scattered: Vec::new(),
             reuse,
             _user: user,
         })
+    }
+
+    /// Notes where the builder will put its outputs, and clears those places that are nobody's.
+    ///
+    /// # Errors
+    /// What a dead builder has left there cannot be deleted.
+    pub(crate) fn await_outputs(
+        &mut self,
+        outputs: &[StorePath],
+        redirected: Redirections,
+    ) -> Result<(), Error> {
+        let store = &self.places.store;
+        for elsewhere in redirected.values() {
+            let name = CString::new(elsewhere.base_name()).unwrap_or_default();
+            remove_tree(&store.directory, &name).map_err(Error::file(
+                "deleting the leftover",
+                store.path.join(elsewhere.base_name()),
+            ))?;
+        }
+        if self.place == ScratchPlace::StoreItself {
+            let place = |output| redirected.get(output).unwrap_or(output).clone();
+            self.scattered = outputs.iter().map(place).collect();
+        }
+        self.scratch.redirected = redirected;
+        Ok(())
+    }
+
+    /// Returns whether what the builder has made lies in the store itself.
+    pub(crate) fn is_scattered(&self) -> bool {
+        !self.scattered.is_empty()
+    }
+
+    /// Puts what the builder has made out of everybody else's reach. It is gone by now.
+    pub(crate) fn collect_outputs(&mut self) {
+        let store = &self.places.store;
+        for output in std::mem::take(&mut self.scattered) {
+            let name = output.base_name();
+            match take_away(&store.directory, name, &self.scratch.dir) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                // Then it counts as not made, and is removed before it is made again.
+                Err(errno) => {
+                    let path = store.path.join(name);
+                    tracing::warn!("putting aside '{}': {errno}", path.display());
+                }
+            }
+        }
     }
 
     /// Returns the builder's working directory on the host.
@@ -300,7 +355,11 @@ impl Workspace {
 
     /// Returns the directory in the store that is the sandbox's, where there is a sandbox.
     pub(crate) fn chroot_dir(&self) -> Option<&Path> {
-        self.store.as_ref().and(self.scratch.path.parent())
+        let is_sandbox = matches!(self.place, ScratchPlace::InStore(_));
+        self.store
+            .as_ref()
+            .filter(|_| is_sandbox)
+            .and(self.scratch.path.parent())
     }
 
     /// Gives fewer of the directories to further builds.
@@ -352,9 +411,27 @@ impl Workspace {
     /// # Errors
     /// The directory cannot get its lasting name.
     pub(crate) fn keep(self, outputs: &[StorePath]) -> Result<PathBuf, Error> {
+        let place = |output| self.scratch.redirected.get(output).unwrap_or(output);
+        let outputs: Vec<&StorePath> = outputs.iter().map(place).collect();
         self.build
-            .keep(&self.places.builds, &self.scratch.dir, outputs)
+            .keep(&self.places.builds, &self.scratch.dir, &outputs)
     }
+}
+
+/// Moves an output into another directory, also one that its builder has closed to itself: moving a
+/// directory changes its `..`.
+fn take_away(from: &OwnedFd, name: &str, to: &OwnedFd) -> Result<(), Errno> {
+    let take = || rustix::fs::renameat_with(from, name, to, name, RenameFlags::NOREPLACE);
+    match take() {
+        Err(Errno::ACCESS) => {}
+        outcome => return outcome,
+    }
+    // It may be closed to reading, too; the link leads to what was opened.
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let directory = rustix::fs::openat(from, name, flags, Mode::empty())?;
+    let link = format!("/proc/self/fd/{}", directory.as_raw_fd());
+    rustix::fs::chmodat(CWD, link, Mode::RWXU, AtFlags::empty())?;
+    take()
 }
 
 /// Deletes directories whose lock nobody holds; returns how many there were.

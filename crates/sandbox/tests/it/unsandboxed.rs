@@ -2,16 +2,18 @@
 //! is another way.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 
-use sandbox::{BuildVerdict, StopSandbox};
+use sandbox::{BuildVerdict, StopSandbox, redirected_path};
 use store_model::StoreDir;
 use store_model::settings::SandboxMode;
 
-use crate::lab::{Lab, Profile, in_both_profiles, is_sleeping, profile, seconds};
+use crate::lab::{Lab, Profile, in_both_profiles, is_sleeping, profile, seconds, store_path};
 
 in_both_profiles! {
     a_relocated_store_forces_the_sandbox => super::relocated;
     a_builder_sees_the_host_but_is_nobody_there => super::sees_host;
+    what_is_there_already_is_made_elsewhere => super::made_elsewhere;
     what_a_builder_leaves_running_is_killed => super::left_running;
     a_cancelled_builder_takes_its_children_along => super::cancelled;
     relaxed_lets_out_only_who_asks => super::relaxed;
@@ -62,12 +64,43 @@ async fn sees_host(lab: Lab) {
         .layout
         .real_store_dir
         .join(built.output().file_name().unwrap());
+    assert!(!real.exists(), "nothing stays in the store unregistered");
     if profile() == Profile::Root {
-        assert!(!real.exists(), "nothing reaches the store unregistered");
         assert_ne!(scratch.builder_uid, 0);
-    } else {
-        fs::remove_file(real).unwrap();
     }
+    supervisor.send(StopSandbox).await.unwrap();
+    lab.assert_clean();
+}
+
+async fn made_elsewhere(lab: Lab) {
+    let mut lab = lab;
+    unrelocated(&mut lab);
+    let real_store = lab.layout.real_store_dir.clone();
+    let (drv_path, output) = (store_path("test.drv"), store_path("test"));
+    let elsewhere = redirected_path(&lab.layout.store_dir, &drv_path, &output).unwrap();
+    let valid = real_store.join(output.base_name());
+    fs::write(&valid, "valid").unwrap();
+    // What a builder that was killed with everything around it has left.
+    let leftover = real_store.join(elsewhere.base_name());
+    fs::create_dir(&leftover).unwrap();
+    fs::write(leftover.join("file"), "old").unwrap();
+    let mut derivation = lab.script("echo $out; mkdir $out; echo $also > $out/file; chmod 0 $out");
+    let also = format!("{}/file", lab.layout.store_dir.print(&output));
+    derivation.env.insert("also".into(), also.into());
+    let supervisor = lab.start();
+    let built = lab.build(&supervisor, 1, derivation).finish().await;
+    built.assert_success();
+    let scratch = built.exited.scratch.as_ref().unwrap();
+    assert_eq!(scratch.redirected, [(output, elsewhere.clone())].into());
+    let told = lab.layout.store_dir.print(&elsewhere);
+    assert_eq!(built.log, format!("{told}\n"));
+    assert_eq!(fs::read_to_string(&valid).unwrap(), "valid");
+    assert!(!leftover.exists(), "it is not where others could reach it");
+    let made = scratch.path.join(elsewhere.base_name());
+    fs::set_permissions(&made, fs::Permissions::from_mode(0o755)).unwrap();
+    let text = fs::read_to_string(made.join("file")).unwrap();
+    assert_eq!(text, format!("{told}/file\n"));
+    fs::remove_file(valid).unwrap();
     supervisor.send(StopSandbox).await.unwrap();
     lab.assert_clean();
 }

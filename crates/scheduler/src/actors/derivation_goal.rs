@@ -8,27 +8,26 @@ use std::sync::Arc;
 
 use actix::prelude::*;
 use registry::{
-    CancelFlag, LockAttempt, LockHolder, OutputLocks, RegisterOutputs, RootsLease, RoundOutputs,
-    ScratchStore, TryLockOutputs,
+    CancelFlag, LockAttempt, LockHolder, OutputLocks, RootsLease, RoundOutputs, TryLockOutputs,
 };
 use sandbox::{
     BuildEvent, BuildExited, BuildId, BuildProgress, CancelBuild, Disposition, ScratchOutputs,
     StartBuild,
 };
+use store_model::settings::SandboxMode;
 use store_model::wanted_outputs::WantedOutputs;
 use store_model::{Derivation, OutputName, Settings, StorePath};
 use tokio::sync::oneshot;
 
 use super::questions::{
-    await_lock, discard_invalid_paths, load_derivation, other_outputs, query_outputs,
-    register_outputs, scratch_outputs, warn_of_ignored_checks,
+    await_lock, discard_invalid_paths, load_derivation, query_outputs, warn_of_ignored_checks,
 };
 use super::surroundings::{Surroundings, query_surroundings};
 use crate::error::chain;
 use crate::events::{EventKind, LockOwner, Round, WaitReason};
 use crate::goal::derivation::{BuilderEnding, Disk, Effect, Event, Facts, State};
-use crate::goal::recipe::{Recipe, output_checks};
-use crate::goal::{BuildMode, BuildTimes, GoalId, GoalKey, Outcome, Status};
+use crate::goal::recipe::Recipe;
+use crate::goal::{BuildMode, BuildTimes, GoalId, GoalKey, Outcome, PathMode, Status};
 use crate::messages::{
     BuildSlotGranted, CancelGoal, ForcePanic, GoalEnded, GoalNews, InputFinished, InputsRequired,
     LeaveInputs, RequestBuildSlot, RequireInputs, ServiceLost, SlotLease, WidenGoal,
@@ -38,6 +37,8 @@ use crate::ports::{Ports, tell};
 
 mod comparison;
 mod disposal;
+mod registration;
+mod repair;
 
 /// Brings the outputs of one derivation about.
 pub(crate) struct DerivationGoal {
@@ -50,6 +51,8 @@ pub(crate) struct DerivationGoal {
     wanted: WantedOutputs,
     /// The derivation: given by the client, or read from the store.
     derivation: Option<Arc<Derivation>>,
+    /// Whether the client gave it, so that it need not be in the store.
+    is_given: bool,
     has_rooted_outputs: bool,
     /// Keeps the derivation and its outputs from the garbage collector.
     roots: RootsLease,
@@ -65,6 +68,8 @@ pub(crate) struct DerivationGoal {
     hook: Option<oneshot::Sender<()>>,
     /// Which of its builds the last one is.
     round: Round,
+    /// Where the output is that was registered by its contents.
+    found: Option<StorePath>,
     /// What the rounds so far have made.
     earlier_rounds: Option<RoundOutputs>,
     /// Dropped to kill the diff hook.
@@ -101,6 +106,7 @@ impl DerivationGoal {
             ports,
             state: State::default(),
             wanted: new.wanted,
+            is_given: new.derivation.is_some(),
             derivation: new.derivation,
             has_rooted_outputs: false,
             roots: RootsLease::default(),
@@ -112,6 +118,7 @@ impl DerivationGoal {
             build: None,
             hook: None,
             round: Round { number: 1, of: 1 },
+            found: None,
             earlier_rounds: None,
             diff_hook: None,
             outcome: None,
@@ -131,6 +138,8 @@ impl DerivationGoal {
         match effect {
             Effect::LoadDerivation => self.load_derivation(ctx),
             Effect::QueryOutputs => self.query_outputs(ctx),
+            Effect::ExamineClosure(outputs) => self.examine_closure(outputs, ctx),
+            Effect::RequireRepairs(broken) => self.require_repairs(broken),
             Effect::RequireInputs => self.require_inputs(),
             Effect::LeaveInputs => {
                 tell(
@@ -203,6 +212,19 @@ impl DerivationGoal {
             .collect()
     }
 
+    /// Returns every path at which an output may be made: without a sandbox what is valid is made
+    /// again at another one.
+    fn paths_of_outputs(&self) -> Vec<StorePath> {
+        let mut paths: Vec<StorePath> = self.output_paths().into_iter().map(|it| it.1).collect();
+        if self.settings.sandbox != SandboxMode::Always {
+            let (store_dir, drv_path) = (&self.ports.store_dir, &self.facts.drv_path);
+            let elsewhere = |path| sandbox::redirected_path(store_dir, drv_path, path).ok();
+            let others: Vec<StorePath> = paths.iter().filter_map(elsewhere).collect();
+            paths.extend(others);
+        }
+        paths
+    }
+
     fn load_derivation(&mut self, ctx: &mut Context<Self>) {
         let ports = Arc::clone(&self.ports);
         let drv_path = self.facts.drv_path.clone();
@@ -229,9 +251,13 @@ impl DerivationGoal {
 
     fn query_outputs(&mut self, ctx: &mut Context<Self>) {
         let outputs = self.output_paths();
-        let needs_roots = !std::mem::replace(&mut self.has_rooted_outputs, true);
+        let to_keep = if std::mem::replace(&mut self.has_rooted_outputs, true) {
+            Vec::new()
+        } else {
+            self.paths_of_outputs()
+        };
         let ports = Arc::clone(&self.ports);
-        let answer = query_outputs(ports, outputs, needs_roots)
+        let answer = query_outputs(ports, self.facts.mode, outputs, to_keep)
             .into_actor(self)
             .map(|answer, goal, ctx| {
                 let event = match answer {
@@ -250,15 +276,22 @@ impl DerivationGoal {
         let Some(derivation) = &self.derivation else {
             return;
         };
+        // Only what is checked or hashed itself is built though it is valid; but what is made of
+        // something corrupt would be no repair.
+        let (mode, path_mode) = match self.facts.mode {
+            BuildMode::Normal | BuildMode::Check | BuildMode::Hash => {
+                (BuildMode::Normal, PathMode::Ensure)
+            }
+            BuildMode::Repair => (BuildMode::Repair, PathMode::Repair),
+        };
         let derivations = derivation.input_derivations.iter().map(|(path, names)| {
             let wanted = WantedOutputs::These(names.clone());
-            // Only what is checked itself is built though it is valid.
-            (GoalKey::Derivation(path.clone(), BuildMode::Normal), wanted)
+            (GoalKey::Derivation(path.clone(), mode), wanted)
         });
         let sources = derivation
             .input_sources
             .iter()
-            .map(|path| (GoalKey::Path(path.clone()), WantedOutputs::All));
+            .map(|path| (GoalKey::Path(path.clone(), path_mode), WantedOutputs::All));
         let require = RequireInputs {
             goal: self.id,
             inputs: derivations.chain(sources).collect(),
@@ -277,7 +310,11 @@ impl DerivationGoal {
                 let wanted = names.iter().filter_map(|name| outcome.outputs.get(name));
                 self.input_roots.extend(wanted.cloned());
             }
-            None => self.input_roots.extend(outcome.outputs.values().cloned()),
+            None if derivation.input_sources.contains(path) => {
+                self.input_roots.extend(outcome.outputs.values().cloned());
+            }
+            // Something below the outputs that was repaired.
+            None => {}
         }
     }
 
@@ -410,51 +447,6 @@ impl DerivationGoal {
             log_tail: exited.log_tail,
         };
         self.advance(Event::BuildExited(Box::new(ending)), ctx);
-    }
-
-    /// Describes what the builder has left.
-    fn describe_outputs(&self, names: &BTreeSet<OutputName>) -> Result<RegisterOutputs, Event> {
-        let build = self.build.as_ref().ok_or_else(nothing_left)?;
-        let scratch = build.scratch.clone().ok_or_else(nothing_left)?;
-        let derivation = self.derivation.as_ref().ok_or_else(nothing_left)?;
-        let checks = output_checks(derivation).map_err(|error| service_failed(&error))?;
-        let mut candidates = BTreeSet::clone(&self.surroundings.input_closure);
-        candidates.extend(derivation.known_outputs().map(|(_, path)| path.clone()));
-        Ok(RegisterOutputs {
-            drv_path: self.facts.drv_path.clone(),
-            builder_uid: build.owner_uid.unwrap_or(scratch.builder_uid),
-            scratch: ScratchStore {
-                dir: scratch.dir,
-                path: scratch.path,
-            },
-            outputs: scratch_outputs(derivation, names),
-            other_outputs: other_outputs(derivation, names),
-            checks,
-            reference_candidates: Arc::new(candidates),
-            cancel: build.cancel_registration.clone(),
-        })
-    }
-
-    fn register_outputs(&mut self, names: &BTreeSet<OutputName>, ctx: &mut Context<Self>) {
-        match self.describe_outputs(names) {
-            Ok(register) => {
-                let ports = Arc::clone(&self.ports);
-                self.ask(register_outputs(ports, register), ctx);
-            }
-            Err(event) => self.advance(event, ctx),
-        }
-    }
-
-    fn cancel_registration(&self) {
-        if let Some(build) = &self.build {
-            build.cancel_registration.raise();
-        }
-    }
-}
-
-fn nothing_left() -> Event {
-    Event::ServiceFailed {
-        message: "the builder left no outputs directory".to_owned(),
     }
 }
 

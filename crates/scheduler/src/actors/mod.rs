@@ -4,6 +4,7 @@ mod derivation_goal;
 mod diff_hook;
 mod path_goal;
 mod questions;
+pub(crate) mod repair;
 mod scheduler;
 mod surroundings;
 

@@ -11,10 +11,11 @@ use registry::{
 use store_model::derivation::output_checks::OutputChecks;
 use store_model::{Derivation, DerivationOutput, OutputName, StorePath};
 
+use super::repair::query_broken_outputs;
 use crate::error::chain;
-use crate::goal::Status;
 use crate::goal::derivation::Event;
 use crate::goal::recipe::output_checks;
+use crate::goal::{BuildMode, Status};
 use crate::ports::Ports;
 
 /// Returns the outputs of these names as the registry wants them described.
@@ -79,18 +80,24 @@ pub(super) async fn load_derivation(
     Ok((derivation, roots))
 }
 
-/// Asks which outputs are invalid; returns what keeps all of them, if they need to be kept first.
+/// Asks which outputs are invalid, or in a repair which are corrupt or missing; returns what keeps
+/// those paths that are to be kept first.
 pub(super) async fn query_outputs(
     ports: Arc<Ports>,
+    mode: BuildMode,
     outputs: Vec<(OutputName, StorePath)>,
-    needs_roots: bool,
+    to_keep: Vec<StorePath>,
 ) -> Result<(Event, RootsLease), String> {
     let paths: Vec<StorePath> = outputs.iter().map(|(_, path)| path.clone()).collect();
-    let roots = if needs_roots {
-        lend_roots(&ports, paths.clone()).await?
-    } else {
+    let roots = if to_keep.is_empty() {
         RootsLease::default()
+    } else {
+        lend_roots(&ports, to_keep).await?
     };
+    if mode == BuildMode::Repair {
+        let event = query_broken_outputs(&ports, outputs).await?;
+        return Ok((event, roots));
+    }
     let valid = ports
         .query_valid_paths
         .send(QueryValidPaths { paths })

@@ -133,9 +133,12 @@ impl Scheduler {
         let ports = Arc::clone(ports);
         let printed_path = ports.store_dir.print(key.path());
         let actor = match &key {
-            GoalKey::Path(path) => {
-                let path = path.clone();
-                let facts = path::Facts { path, printed_path };
+            GoalKey::Path(path, mode) => {
+                let facts = path::Facts {
+                    path: path.clone(),
+                    printed_path,
+                    mode: *mode,
+                };
                 GoalActor::Path(PathGoal::new(id, facts, ports).start())
             }
             GoalKey::Derivation(drv_path, mode) => {

@@ -49,6 +49,20 @@ pub enum BuildMode {
     Normal,
     /// To see whether the valid outputs come out the same again.
     Check,
+    /// To have outputs, and everything that they need, with the contents that the database says.
+    Repair,
+    /// To learn what a fixed output is: it becomes valid at the path that its contents have.
+    Hash,
+}
+
+/// What a path is wanted for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub enum PathMode {
+    /// To be valid.
+    #[default]
+    Ensure,
+    /// To have the contents that the database says, too.
+    Repair,
 }
 
 /// What a goal brings about.
@@ -57,7 +71,7 @@ pub enum GoalKey {
     /// The outputs of a derivation.
     Derivation(StorePath, BuildMode),
     /// One path, however it comes.
-    Path(StorePath),
+    Path(StorePath, PathMode),
 }
 
 impl GoalKey {
@@ -65,7 +79,7 @@ impl GoalKey {
     #[must_use]
     pub fn path(&self) -> &StorePath {
         match self {
-            Self::Derivation(path, _) | Self::Path(path) => path,
+            Self::Derivation(path, _) | Self::Path(path, _) => path,
         }
     }
 }

@@ -9,5 +9,5 @@ mod outcome;
 pub mod path;
 pub mod recipe;
 
-pub use key::{BuildMode, GoalId, GoalKey, RequestId};
+pub use key::{BuildMode, GoalId, GoalKey, PathMode, RequestId};
 pub use outcome::{BuildTimes, FailureBits, Outcome, Status};

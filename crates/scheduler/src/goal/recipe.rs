@@ -46,6 +46,12 @@ impl Recipe {
         }
     }
 
+    /// Returns whether the derivation has one output `out`, whose path follows from its contents.
+    #[must_use]
+    pub fn is_hashable(&self) -> bool {
+        self.is_fixed_output && self.outputs.keys().eq([&OutputName::default()])
+    }
+
     /// Returns the wanted names that are no outputs.
     #[must_use]
     pub fn unknown_outputs(&self, wanted: &WantedOutputs) -> Vec<String> {

@@ -40,6 +40,8 @@ pub struct SimulatedGoal {
     pub n_rounds: u32,
     /// What a round that differs comes to.
     pub on_difference: OnDifference,
+    /// Whether it is known what its outputs must be.
+    pub is_fixed_output: bool,
 }
 
 /// How often things go wrong, in percent of the chances that they have.
@@ -55,6 +57,8 @@ pub struct Chaos {
     pub lock_is_busy: u64,
     /// An output is valid from the beginning.
     pub is_valid: u64,
+    /// What is valid from the beginning has other contents than it should have.
+    pub is_corrupt: u64,
     /// A service fails to answer.
     pub service_fails: u64,
     /// A request is cancelled at some time.
@@ -89,6 +93,7 @@ impl Plan {
                     build_ms: 10 + random.below(50),
                     n_rounds: 1,
                     on_difference: OnDifference::Fail,
+                    is_fixed_output: false,
                 });
             }
         }
@@ -125,16 +130,18 @@ impl Plan {
                 } else {
                     OnDifference::Fail
                 },
+                is_fixed_output: random.chance(20),
             });
         }
         let requests = (0..=random.below(3))
             .map(|_| {
                 (0..=random.below(4))
                     .map(|_| {
-                        let mode = if random.chance(20) {
-                            BuildMode::Check
-                        } else {
-                            BuildMode::Normal
+                        let mode = match random.below(10) {
+                            0 | 1 => BuildMode::Check,
+                            2..4 => BuildMode::Repair,
+                            4 => BuildMode::Hash,
+                            _ => BuildMode::Normal,
                         };
                         (usize::try_from(random.below(n_goals)).unwrap_or(0), mode)
                     })
@@ -155,6 +162,7 @@ impl Plan {
             outputs_differ: percent(40),
             lock_is_busy: percent(60),
             is_valid: percent(60),
+            is_corrupt: percent(60),
             service_fails: percent(5),
             request_is_cancelled: percent(100),
             reorder: true,

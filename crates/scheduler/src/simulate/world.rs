@@ -3,6 +3,7 @@
 
 mod endings;
 mod registration;
+mod repair;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, HashMap};
@@ -15,7 +16,7 @@ use store_model::wanted_outputs::WantedOutputs;
 use store_model::{OutputName, StorePath};
 
 use self::registration::post_build_hook;
-use super::{Plan, Random};
+use super::{Plan, Random, SimulatedGoal};
 use crate::events::{LockOwner, Round};
 use crate::goal::derivation::{
     BuilderEnding, Disk, Effect, Event, Facts, KeepFailed, LocalBuilds, State,
@@ -62,7 +63,7 @@ impl std::error::Error for Violation {}
 ///
 /// # Errors
 /// An invariant does not hold: more slots lent than there are, a build without a slot or a lock or
-/// before its inputs, outputs let go of while they are being registered, a goal or a request that
+/// before its inputs, a repair that ends well though something is corrupt, outputs let go of while they are being registered, a goal or a request that
 /// ends twice or never, something not given back.
 pub fn run(plan: &Plan) -> Result<Summary, Violation> {
     let mut world = World::new(plan);
@@ -112,6 +113,8 @@ struct World<'a> {
     by_path: HashMap<StorePath, usize>,
     goals: HashMap<GoalId, Goal>,
     valid: Vec<BTreeSet<OutputName>>,
+    /// Valid outputs with other contents than the database says.
+    corrupt: Vec<BTreeSet<OutputName>>,
     locked: HashMap<usize, GoalId>,
     finish_ms: Vec<u64>,
     replies: HashMap<RequestId, usize>,
@@ -141,17 +144,16 @@ struct Goal {
 impl<'a> World<'a> {
     fn new(plan: &'a Plan) -> Self {
         let mut random = Random::new(plan.seed);
-        let valid = plan
-            .goals
-            .iter()
-            .map(|goal| {
-                goal.outputs
-                    .iter()
-                    .filter(|_| random.chance(plan.chaos.is_valid))
-                    .cloned()
-                    .collect()
-            })
-            .collect();
+        let mut choose = |percent| {
+            let of_goal = |goal: &SimulatedGoal| {
+                let outputs = goal.outputs.iter();
+                let chosen = outputs.filter(|_| random.chance(percent));
+                chosen.cloned().collect()
+            };
+            plan.goals.iter().map(of_goal).collect()
+        };
+        let valid = choose(plan.chaos.is_valid);
+        let corrupt = choose(plan.chaos.is_corrupt);
         Self {
             plan,
             random,
@@ -167,6 +169,7 @@ impl<'a> World<'a> {
                 .collect(),
             goals: HashMap::new(),
             valid,
+            corrupt,
             locked: HashMap::new(),
             finish_ms: vec![0; plan.goals.len()],
             replies: HashMap::new(),
@@ -290,12 +293,10 @@ impl<'a> World<'a> {
                 // It was stopped, and ended once.
                 return Ok(());
             }
-            Event::Locked => {
-                if let Some(other) = self.locked.insert(goal.idx, id)
-                    && other != id
-                {
-                    return Err(Violation(format!("goals {id} and {other} hold one lock")));
-                }
+            Event::Locked if self.locked.get(&goal.idx) != Some(&id) => {
+                return Err(Violation(format!(
+                    "goal {id} has a lock that was given back"
+                )));
             }
             _ => {}
         }
@@ -318,22 +319,26 @@ impl<'a> World<'a> {
                 self.answer(id, Event::DerivationLoaded { recipe });
             }
             Effect::QueryOutputs => {
+                let mode = goal.facts.mode;
                 let invalid = self.plan.goals[idx]
                     .outputs
                     .iter()
-                    .filter(|name| !self.valid[idx].contains(*name))
+                    .filter(|name| !self.serves(mode, idx, name))
                     .cloned()
                     .collect();
                 self.answer(id, Event::OutputsQueried { invalid });
             }
+            Effect::ExamineClosure(_) => self.examine_closure(id, idx),
+            Effect::RequireRepairs(broken) => self.require_repairs(id, broken)?,
             Effect::RequireInputs => {
+                let mode = repair::mode_of_inputs(goal.facts.mode);
                 let inputs = self.plan.goals[idx]
                     .inputs
                     .iter()
                     .map(|(input, names)| {
                         let path = self.plan.goals[*input].drv_path.clone();
                         (
-                            GoalKey::Derivation(path, BuildMode::Normal),
+                            GoalKey::Derivation(path, mode),
                             WantedOutputs::These(names.iter().cloned().collect()),
                         )
                     })
@@ -362,6 +367,7 @@ impl<'a> World<'a> {
                 if self.random.chance(50) {
                     let outputs = self.plan.goals[idx].outputs.iter().cloned();
                     self.valid[idx].extend(outputs);
+                    self.corrupt[idx].clear();
                 }
                 self.answer(id, Event::LockFreed);
             }
@@ -413,7 +419,7 @@ impl<'a> World<'a> {
                 .collect(),
             inputs: Vec::new(),
             sources: BTreeSet::new(),
-            is_fixed_output: false,
+            is_fixed_output: goal.is_fixed_output,
             is_builtin: false,
             obstacle: None,
         }
@@ -427,6 +433,8 @@ impl<'a> World<'a> {
                 holder: LockOwner::Unknown,
             }
         } else {
+            // The lock keeper gives it now, whenever the goal hears of it.
+            self.locked.insert(idx, id);
             Event::Locked
         };
         self.answer(id, event);
@@ -434,8 +442,12 @@ impl<'a> World<'a> {
 
     fn start_build(&mut self, id: GoalId, idx: usize, round: Round) -> Result<(), Violation> {
         let plan_goal = &self.plan.goals[idx];
+        let mode = self
+            .goals
+            .get(&id)
+            .map_or(BuildMode::Normal, |goal| goal.facts.mode);
         for (input, names) in &plan_goal.inputs {
-            if !names.iter().all(|name| self.valid[*input].contains(name)) {
+            if !names.iter().all(|name| self.serves(mode, *input, name)) {
                 return Err(Violation(format!(
                     "goal {idx} builds before its input {input} is valid"
                 )));

@@ -3,6 +3,8 @@
 //! Whoever corrects the hash in the derivation then finds the output there, and need not download
 //! it again.
 
+use std::collections::BTreeMap;
+
 use store_model::{ContentAddress, PathInfo};
 use tokio::sync::oneshot;
 
@@ -87,6 +89,38 @@ impl Ingest {
         };
         let info = self.built_info(request, path, &ready.contents, Some(address));
         Some(FoundOutput { info, staged })
+    }
+
+    /// Reads the only output of a derivation, which is fixed, and finds where it belongs by its
+    /// contents.
+    ///
+    /// # Errors
+    /// It is refused, or its contents have no path.
+    pub(crate) fn find_by_contents(
+        &mut self,
+        request: &RegisterOutputs,
+    ) -> Result<FoundOutput, RegisterError> {
+        let mut ready = self.read_outputs(request)?;
+        let address = ready.first().and_then(|ready| {
+            let (method, _promised) = ready.output.fixed?;
+            let hash = ready.contents.content_hash?;
+            Some(ContentAddress { method, hash })
+        });
+        let found = address.and_then(|address| {
+            let output = ready[0].output.name.clone();
+            let found = self.find_place(request, ready.swap_remove(0), address)?;
+            Some((output, found))
+        });
+        let Some((output, found)) = found else {
+            return Err(RegisterError::Rejected(format!(
+                "no path follows from what '{}' has made: it refers to itself, or to others \
+                 though it is hashed as a plain file",
+                self.layout.print(&request.drv_path)
+            )));
+        };
+        let infos = BTreeMap::from([(output, found.info.clone())]);
+        self.check_outputs(request, &infos)?;
+        Ok(found)
     }
 
     /// Puts an output where it belongs by its contents, whose lock the caller holds, and has it

@@ -143,10 +143,10 @@ fn describe(difference: &OutputDifference, mode: BuildMode, drv_path: &str) -> S
         (BuildMode::Check, None) => {
             format!("derivation '{drv_path}' may not be deterministic: output '{output}' differs")
         }
-        (BuildMode::Normal, Some(kept_at)) => format!(
+        (BuildMode::Normal | BuildMode::Repair | BuildMode::Hash, Some(kept_at)) => format!(
             "output '{output}' of '{drv_path}' differs from '{kept_at}' from previous round"
         ),
-        (BuildMode::Normal, None) => {
+        (BuildMode::Normal | BuildMode::Repair | BuildMode::Hash, None) => {
             format!("output '{output}' of '{drv_path}' differs from previous round")
         }
     };
@@ -165,7 +165,7 @@ fn shown(difference: OutputDifference, mode: BuildMode) -> Option<Shown> {
             earlier: output,
             later: kept_at,
         },
-        BuildMode::Normal => Shown {
+        BuildMode::Normal | BuildMode::Repair | BuildMode::Hash => Shown {
             earlier: kept_at,
             later: output,
         },

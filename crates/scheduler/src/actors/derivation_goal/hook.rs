@@ -16,11 +16,14 @@ impl DerivationGoal {
             return self.advance(Event::HookEnded { failure: None }, ctx);
         };
         let store_dir = &self.ports.store_dir;
-        let out_paths: BTreeSet<_> = self
-            .output_paths()
-            .into_iter()
-            .map(|(_, path)| path)
-            .collect();
+        let out_paths: BTreeSet<_> = match &self.found {
+            Some(found) => BTreeSet::from([found.clone()]),
+            None => self
+                .output_paths()
+                .into_iter()
+                .map(|(_, path)| path)
+                .collect(),
+        };
         let run = HookRun {
             goal: self.id,
             program,

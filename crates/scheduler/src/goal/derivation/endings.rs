@@ -9,6 +9,15 @@ use crate::goal::recipe::Recipe;
 use crate::goal::{Outcome, Status};
 
 impl InputFailures {
+    /// Counts inputs that have ended.
+    pub(super) fn of(endings: &[InputEnding]) -> Self {
+        let mut failures = Self::default();
+        for ending in endings {
+            failures.count(ending);
+        }
+        failures
+    }
+
     pub(super) fn count(&mut self, ending: &InputEnding) {
         let outcome = &ending.outcome;
         if outcome.status.is_success() {

@@ -27,6 +27,16 @@
 //!                                                Keeping ───────────────────► failed
 //! ```
 //!
+//! In a repair an output is valid if its contents are what the database says, and where all that are
+//! wanted are, everything below them is looked at before the goal ends:
+//!
+//! ```text
+//! CheckingOutputs ─► ExaminingClosure ─► RequiringRepairs ─► AwaitingRepairs ─► AlreadyValid
+//!         ▲                  │ all is good                           │       └─► failed
+//!         │                  └──────────────► AlreadyValid           │
+//!         └────────────── more is wanted meanwhile ──────────────────┘
+//! ```
+//!
 //! What differs is shown to the diff hook, if there is one, in `RunningDiffHook`: before the goal
 //! fails, or after outputs were registered whose rounds may differ.
 //!
@@ -44,6 +54,7 @@
 //! directory may go. It comes within moments, and says whether the outputs are valid after all.
 
 mod endings;
+mod repair;
 mod rounds;
 mod transitions;
 
@@ -55,7 +66,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use sandbox::{BuildVerdict, Disposition};
-use store_model::wanted_outputs::WantedOutputs;
+use store_model::wanted_outputs::{WantedOutputs, Widened};
 use store_model::{OutputName, StorePath};
 
 use super::recipe::Recipe;
@@ -161,6 +172,19 @@ pub enum Phase {
         /// Outputs that are wanted.
         wanted: WantedOutputs,
     },
+    /// The registry was asked what below the outputs is corrupt or missing.
+    ExaminingClosure(Examined),
+    /// The scheduler was asked to have it repaired.
+    RequiringRepairs(Examined),
+    /// Repairs are under way.
+    AwaitingRepairs {
+        /// Whose closure it is.
+        examined: Examined,
+        /// How many have not ended.
+        n_pending: usize,
+        /// What failed so far.
+        failures: InputFailures,
+    },
     /// The scheduler was asked for the inputs.
     RequiringInputs,
     /// Inputs are under way.
@@ -207,6 +231,26 @@ pub enum Phase {
     },
     /// The failed build's directory is being put aside.
     Keeping(Box<Outcome>),
+}
+
+/// Outputs whose contents are good, while everything below them is looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Examined {
+    /// The outputs that are wanted, also those that were not yet when this began.
+    pub wanted: WantedOutputs,
+    /// Whether there are such.
+    pub growth: Widened,
+}
+
+/// A path below an output that is corrupt or missing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BrokenPath {
+    /// The path.
+    pub path: StorePath,
+    /// The path as messages print it.
+    pub printed_path: String,
+    /// The derivation that makes it, where the goal's own needs that.
+    pub deriver: Option<StorePath>,
 }
 
 /// Whether anybody wants a goal.
@@ -329,10 +373,15 @@ pub enum Event {
         /// What it says.
         recipe: Arc<Recipe>,
     },
-    /// The registry said which outputs are not valid.
+    /// The registry said which outputs are not valid; in a repair, which are corrupt or missing.
     OutputsQueried {
         /// Those of all outputs.
         invalid: BTreeSet<OutputName>,
+    },
+    /// The registry looked at everything below the outputs.
+    ClosureExamined {
+        /// What is not as it should be.
+        broken: Vec<BrokenPath>,
     },
     /// The scheduler has a goal for each input.
     InputsRequired {
@@ -371,6 +420,11 @@ pub enum Event {
     BuildExited(Box<BuilderEnding>),
     /// The outputs are valid.
     OutputsRegistered,
+    /// The output is valid at the path that its contents have.
+    OutputFound {
+        /// Which.
+        path: StorePath,
+    },
     /// The outputs were refused, or could not be registered.
     OutputsRefused {
         /// In which way.
@@ -414,8 +468,13 @@ pub enum Event {
 pub enum Effect {
     /// Keep the derivation from the garbage collector and read it.
     LoadDerivation,
-    /// Keep all outputs from the garbage collector, then ask which are invalid.
+    /// Keep all outputs from the garbage collector, then ask which are invalid; in a repair, which
+    /// are corrupt or missing.
     QueryOutputs,
+    /// Ask which paths below these outputs are corrupt or missing.
+    ExamineClosure(BTreeSet<StorePath>),
+    /// Ask the scheduler for goals that repair these.
+    RequireRepairs(Vec<BrokenPath>),
     /// Ask the scheduler for the goals of all inputs.
     RequireInputs,
     /// Stop waiting for inputs.
@@ -440,7 +499,8 @@ pub enum Effect {
     StartBuild(Round),
     /// Kill the builder.
     CancelBuild,
-    /// Check, hash and register these outputs.
+    /// Check, hash and register these outputs, in the place of what is broken or wherever they
+    /// belong by their contents, as the goal's mode has it.
     RegisterOutputs(BTreeSet<OutputName>),
     /// Make these outputs canonical, hash them, and compare them.
     CompareOutputs(BTreeSet<OutputName>, Comparison),

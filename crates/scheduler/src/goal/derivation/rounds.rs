@@ -1,6 +1,9 @@
-//! Builds that are compared: checks of what is valid, and rounds (SPEC B8, B9).
+//! What follows from a build: checks of what is valid, rounds, and outputs that are hashed to learn
+//! their path (SPEC B8, B9).
 
 use std::sync::Arc;
+
+use store_model::StorePath;
 
 use super::transitions::{Step, built, delete_build, failed_build, live};
 use super::{Attempt, Comparison, Effect, Facts, Made, OnDifference, OutputsDiffer, Phase, Shown};
@@ -15,7 +18,7 @@ impl Facts {
     fn n_rounds(&self, recipe: &Recipe) -> u32 {
         match self.mode {
             BuildMode::Normal if !recipe.is_fixed_output => self.n_rounds.max(1),
-            BuildMode::Normal | BuildMode::Check => 1,
+            BuildMode::Normal | BuildMode::Check | BuildMode::Repair | BuildMode::Hash => 1,
         }
     }
 }
@@ -38,6 +41,16 @@ impl Made {
 pub(super) fn not_checkable(facts: &Facts) -> Outcome {
     let message = format!(
         "some outputs of '{}' are not valid, so checking is not possible",
+        facts.printed_path
+    );
+    Outcome::failure(Status::MiscFailure, message)
+}
+
+/// Returns the ending of a goal that is to learn the hash of what has none.
+pub(super) fn not_hashable(facts: &Facts) -> Outcome {
+    let message = format!(
+        "cannot do a hash build of '{}': a single output 'out' with a fixed hash is needed, \
+         whatever that hash is",
         facts.printed_path
     );
     Outcome::failure(Status::MiscFailure, message)
@@ -68,6 +81,7 @@ pub(super) fn build_succeeded(
     effects.push(Effect::Announce(WaitReason::Registration));
     let comparison = match facts.mode {
         BuildMode::Check => Comparison::WithValid,
+        BuildMode::Repair | BuildMode::Hash => return register(recipe, made, vec![], effects),
         BuildMode::Normal if facts.n_rounds(&recipe) == 1 => {
             return register(recipe, made, vec![], effects);
         }
@@ -143,6 +157,22 @@ pub(super) fn outputs_registered(
     }
     let effects = vec![Effect::RunDiffHook(shown)];
     live(recipe, Phase::RunningDiffHook(Box::new(outcome)), effects)
+}
+
+/// Goes on when the output is valid at the path that its contents have.
+pub(super) fn output_found(
+    facts: &Facts,
+    recipe: Arc<Recipe>,
+    made: &Made,
+    path: &StorePath,
+) -> Step {
+    let mut outcome = made.built(&recipe);
+    outcome.outputs = outcome
+        .outputs
+        .into_keys()
+        .map(|name| (name, path.clone()))
+        .collect();
+    built(facts, recipe, vec![], outcome)
 }
 
 /// Ends the goal after the diff hook.

@@ -1,5 +1,6 @@
 //! Transcripts: a list of events in, `state + event → state [effects]` out.
 
+mod repair;
 mod rounds;
 
 use std::time::SystemTime;
@@ -145,6 +146,21 @@ fn transcript(facts: &Facts, events: impl IntoIterator<Item = Event>) -> String 
     lines
 }
 
+/// Runs a machine to its end.
+fn outcome(facts: &Facts, events: impl IntoIterator<Item = Event>) -> Outcome {
+    let mut state = State::default();
+    let mut last = None;
+    for event in events {
+        let (next, effects) = state.step(facts, event);
+        state = next;
+        last = effects.into_iter().next_back();
+    }
+    let Some(Effect::Finish(outcome)) = last else {
+        panic!("{last:?}");
+    };
+    *outcome
+}
+
 #[expect(
     clippy::wildcard_enum_match_arm,
     reason = "only a live goal has a phase to name"
@@ -171,6 +187,10 @@ fn describe(effect: &Effect) -> String {
         }
         Effect::StartBuild(round) if round.of > 1 => {
             format!("StartBuild({}/{})", round.number, round.of)
+        }
+        Effect::RequireRepairs(broken) => {
+            let names = broken.iter().map(|it| it.path.name());
+            format!("RequireRepairs({})", names.collect::<Vec<_>>().join(", "))
         }
         Effect::Warn(message) => format!("Warn({message})"),
         effect => word(&format!("{effect:?}")),

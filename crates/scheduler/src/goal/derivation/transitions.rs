@@ -8,9 +8,10 @@ use store_model::OutputName;
 use store_model::wanted_outputs::WantedOutputs;
 
 use super::endings::{cancelled, dependency_failed, failure, quote_log, while_setting_up};
+use super::repair::{closure_examined, examine_closure, repairs_changed};
 use super::rounds::{
-    build_succeeded, diff_hook_ended, not_checkable, outputs_compared, outputs_registered,
-    start_build,
+    build_succeeded, diff_hook_ended, not_checkable, not_hashable, output_found, outputs_compared,
+    outputs_registered, start_build,
 };
 use super::{
     AfterFailure, Attempt, BuilderEnding, Disk, Effect, Event, Facts, InputFailures, Interest,
@@ -69,12 +70,26 @@ impl Phase {
             (Self::CheckingOutputs { wanted }, Event::OutputsQueried { invalid }) => {
                 outputs_checked(facts, recipe, wanted, &invalid)
             }
+            (Self::ExaminingClosure(examined), Event::ClosureExamined { broken }) => {
+                closure_examined(facts, recipe, examined, broken)
+            }
+            (Self::RequiringRepairs(examined), Event::InputsRequired { n_pending, ended }) => {
+                let failures = InputFailures::of(&ended);
+                repairs_changed(facts, recipe, examined, n_pending, failures)
+            }
+            (
+                Self::AwaitingRepairs {
+                    examined,
+                    n_pending,
+                    mut failures,
+                },
+                Event::InputFinished(ending),
+            ) => {
+                failures.count(&ending);
+                repairs_changed(facts, recipe, examined, n_pending - 1, failures)
+            }
             (Self::RequiringInputs, Event::InputsRequired { n_pending, ended }) => {
-                let mut failures = InputFailures::default();
-                for ending in &ended {
-                    failures.count(ending);
-                }
-                inputs_changed(facts, recipe, n_pending, failures)
+                inputs_changed(facts, recipe, n_pending, InputFailures::of(&ended))
             }
             (
                 Self::AwaitingInputs {
@@ -117,9 +132,11 @@ impl Phase {
             }
             (Self::CheckingAgain, Event::OutputsQueried { invalid }) => {
                 match (facts.mode, invalid.is_empty()) {
-                    (BuildMode::Normal, true) => already_valid(&recipe, vec![]),
+                    (BuildMode::Normal | BuildMode::Repair, true) => already_valid(&recipe, vec![]),
                     (BuildMode::Check, false) => end(vec![], not_checkable(facts)),
-                    (BuildMode::Normal, false) | (BuildMode::Check, true) => await_slot(recipe),
+                    (BuildMode::Normal | BuildMode::Repair, false)
+                    | (BuildMode::Check, true)
+                    | (BuildMode::Hash, _) => await_slot(recipe),
                 }
             }
             (Self::CheckingLocked(slot), Event::OutputsQueried { invalid }) => {
@@ -157,6 +174,9 @@ impl Phase {
             (Self::Registering(made, shown), Event::OutputsRegistered) => {
                 outputs_registered(facts, recipe, &made, shown)
             }
+            (Self::Registering(made, _), Event::OutputFound { path }) => {
+                output_found(facts, recipe, &made, &path)
+            }
             (
                 Self::Registering(made, _) | Self::Comparing(made),
                 Event::OutputsRefused { status, message },
@@ -193,6 +213,25 @@ impl Phase {
                 let _grown = wanted.widen(more);
                 live(recipe, Self::CheckingOutputs { wanted }, vec![])
             }
+            // Here too the goal may still end as valid, but the answer will not be about these.
+            Self::ExaminingClosure(examined) => {
+                live(recipe, Self::ExaminingClosure(examined.widen(more)), vec![])
+            }
+            Self::RequiringRepairs(examined) => {
+                live(recipe, Self::RequiringRepairs(examined.widen(more)), vec![])
+            }
+            Self::AwaitingRepairs {
+                examined,
+                n_pending,
+                failures,
+            } => {
+                let phase = Self::AwaitingRepairs {
+                    examined: examined.widen(more),
+                    n_pending,
+                    failures,
+                };
+                live(recipe, phase, vec![])
+            }
             phase => live(recipe, phase, vec![]),
         }
     }
@@ -228,13 +267,21 @@ impl Phase {
     }
 
     /// Ends the goal from wherever it stands, giving back what it has.
-    fn abandon(self, outcome: Outcome) -> Step {
+    fn abandon(self, mut outcome: Outcome) -> Step {
+        if let Self::AwaitingRound(attempt) = &self {
+            // The one that is due has not been made.
+            outcome.n_rounds = attempt.round - 1;
+        }
         let effects = match self {
             Self::CheckingOutputs { .. }
+            | Self::ExaminingClosure(_)
             | Self::QueryingClosure
             | Self::AwaitingLock
             | Self::CheckingAgain => vec![],
-            Self::RequiringInputs | Self::AwaitingInputs { .. } => vec![Effect::LeaveInputs],
+            Self::RequiringInputs
+            | Self::AwaitingInputs { .. }
+            | Self::RequiringRepairs(_)
+            | Self::AwaitingRepairs { .. } => vec![Effect::LeaveInputs],
             Self::AwaitingSlot => vec![Effect::WithdrawSlotRequest],
             Self::Locking(slot) | Self::CheckingLocked(slot) | Self::Discarding(slot, _) => {
                 vec![Effect::ReleaseSlot(slot), Effect::ReleaseLocks]
@@ -297,7 +344,7 @@ fn await_slot(recipe: Arc<Recipe>) -> Step {
     live(recipe, Phase::AwaitingSlot, effects)
 }
 
-fn check_outputs(facts: &Facts, recipe: Arc<Recipe>, wanted: WantedOutputs) -> Step {
+pub(super) fn check_outputs(facts: &Facts, recipe: Arc<Recipe>, wanted: WantedOutputs) -> Step {
     let unknown = recipe.unknown_outputs(&wanted);
     if !unknown.is_empty() {
         let message = format!(
@@ -308,7 +355,11 @@ fn check_outputs(facts: &Facts, recipe: Arc<Recipe>, wanted: WantedOutputs) -> S
         return end(vec![], Outcome::failure(Status::MiscFailure, message));
     }
     let phase = Phase::CheckingOutputs { wanted };
-    live(recipe, phase, vec![Effect::QueryOutputs])
+    let mut effects = vec![Effect::QueryOutputs];
+    if facts.mode == BuildMode::Repair {
+        effects.insert(0, Effect::Announce(WaitReason::Contents));
+    }
+    live(recipe, phase, effects)
 }
 
 fn outputs_checked(
@@ -323,12 +374,15 @@ fn outputs_checked(
         // Somebody widened the goal by an output that there is not.
         return check_outputs(facts, recipe, wanted);
     }
-    if facts.mode == BuildMode::Check {
-        if !invalid.is_empty() {
-            return end(vec![], not_checkable(facts));
+    let all_there = !wanted_paths.keys().any(|name| invalid.contains(name));
+    match facts.mode {
+        BuildMode::Normal if all_there => {
+            return end(vec![], Outcome::success(Status::AlreadyValid, wanted_paths));
         }
-    } else if !wanted_paths.keys().any(|name| invalid.contains(name)) {
-        return end(vec![], Outcome::success(Status::AlreadyValid, wanted_paths));
+        BuildMode::Repair if all_there => return examine_closure(recipe, wanted),
+        BuildMode::Check if !invalid.is_empty() => return end(vec![], not_checkable(facts)),
+        BuildMode::Hash if !recipe.is_hashable() => return end(vec![], not_hashable(facts)),
+        BuildMode::Normal | BuildMode::Repair | BuildMode::Check | BuildMode::Hash => {}
     }
     if let Some(obstacle) = &recipe.obstacle {
         let message = obstacle.clone();
@@ -380,13 +434,14 @@ fn outputs_locked(
 ) -> Step {
     let give_back = vec![Effect::ReleaseSlot(slot), Effect::ReleaseLocks];
     match (facts.mode, invalid.is_empty()) {
-        (BuildMode::Normal, true) => already_valid(&recipe, give_back),
-        (BuildMode::Normal, false) => {
+        (BuildMode::Normal | BuildMode::Repair, true) => already_valid(&recipe, give_back),
+        // In a repair what is corrupt is valid, so it stays until there is something better.
+        (BuildMode::Normal | BuildMode::Repair | BuildMode::Hash, false) => {
             let effects = vec![Effect::DiscardInvalidPaths];
             live(recipe, Phase::Discarding(slot, invalid), effects)
         }
         (BuildMode::Check, false) => end(give_back, not_checkable(facts)),
-        (BuildMode::Check, true) => {
+        (BuildMode::Check | BuildMode::Hash, true) => {
             let names = recipe.outputs.keys().cloned().collect();
             start_build(facts, recipe, slot, Attempt { names, round: 1 })
         }

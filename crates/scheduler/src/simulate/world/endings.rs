@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Violation, World};
-use crate::goal::{GoalId, Outcome, RequestId, Status};
+use crate::goal::{BuildMode, GoalId, Outcome, RequestId, Status};
 
 impl World<'_> {
     #[expect(
@@ -29,6 +29,13 @@ impl World<'_> {
         if self.locked.get(&idx) == Some(&id) {
             return Err(Violation(format!("goal {idx} ended with its lock")));
         }
+        if outcome.status.is_success() && goal.facts.mode == BuildMode::Repair {
+            let wanted = goal.wanted.clone();
+            self.check_repaired(idx, &wanted)?;
+        }
+        let Some(goal) = self.goals.get(&id) else {
+            return Ok(());
+        };
         match outcome.status {
             Status::Built => self.summary.n_built += 1,
             status if status.is_success() => self.summary.n_valid += 1,

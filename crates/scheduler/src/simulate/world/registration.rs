@@ -2,7 +2,7 @@
 
 use super::{Goal, Violation, World};
 use crate::goal::derivation::{Comparison, Event, OutputsDiffer, PostBuildHook, Shown};
-use crate::goal::{GoalId, Status};
+use crate::goal::{BuildMode, GoalId, Status};
 
 /// Half of all goals have a hook.
 pub(super) fn post_build_hook(idx: usize) -> PostBuildHook {
@@ -23,11 +23,17 @@ impl World<'_> {
 
     /// Begins a registration; its outputs are valid when the answer arrives, if it says so.
     pub(super) fn register(&mut self, id: GoalId) {
+        let found = self.goals.get(&id).and_then(|goal| {
+            let is_hashed = goal.facts.mode == BuildMode::Hash;
+            is_hashed.then(|| goal.facts.drv_path.clone())
+        });
         let event = if self.random.chance(self.plan.chaos.outputs_refused) {
             Event::OutputsRefused {
                 status: Status::OutputRejected,
                 message: "pretended".to_owned(),
             }
+        } else if let Some(path) = found {
+            Event::OutputFound { path }
         } else {
             Event::OutputsRegistered
         };
@@ -70,6 +76,7 @@ impl World<'_> {
         match event {
             Event::OutputsRegistered
             | Event::OutputsRefused { .. }
+            | Event::OutputFound { .. }
             | Event::OutputsCompared { .. }
                 if goal.gives_up && self.random.chance(50) =>
             {
@@ -78,7 +85,10 @@ impl World<'_> {
             }
             Event::OutputsRegistered => {
                 let idx = goal.idx;
-                self.valid[idx].extend(goal.registering.take().unwrap_or_default());
+                for name in goal.registering.take().unwrap_or_default() {
+                    self.corrupt[idx].remove(&name);
+                    self.valid[idx].insert(name);
+                }
                 let plan_goal = &self.plan.goals[idx];
                 let inputs = plan_goal.inputs.iter();
                 let before = inputs.map(|(input, _)| self.finish_ms[*input]).max();
@@ -87,6 +97,7 @@ impl World<'_> {
             }
             event @ (Event::OutputsRefused { .. }
             | Event::OutputsCompared { .. }
+            | Event::OutputFound { .. }
             | Event::ServiceFailed { .. }) => {
                 goal.registering = None;
                 event

@@ -1,0 +1,554 @@
+//! What is corrupt or missing is made again, beside genuine Nix; and outputs that are hashed.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, UNIX_EPOCH};
+
+use it::snapshot::Snapshot;
+use it::{Finished, Invocation, Profile, TestStore, debris, requirement};
+use nix::sys::signal::Signal;
+
+/// A chain of three below the derivation that is asked for, each of which counts its builds, and a
+/// source below them all.
+const CHAIN: &str = "let
+    source = builtins.toFile \"source\" \"text\\n\";
+    low = mk \"low\" \"echo low >> /signals/runs; mkdir $out; cp ${source} $out/file;
+        echo ${source} > $out/source\" { };
+    middle = mk \"middle\" \"echo middle >> /signals/runs; echo ${low} > $out\" { };
+    high = mk \"high\" \"echo high >> /signals/runs; mkdir $out; ln -s ${middle} $out/link\" { };
+in mk \"top\" \"echo top >> /signals/runs; mkdir $out; echo ${high} > $out/file; echo x > $dev\"
+    { outputs = [ \"out\" \"dev\" ]; }";
+
+/// Makes what the test says, or fails.
+const SALTED: &str =
+    "read salt < /signals/salt; if [ $salt = fail ]; then exit 3; fi; echo $salt > $out";
+
+/// The two programs, on stores of their own.
+struct Pair {
+    by_nix: TestStore,
+    by_goalctl: TestStore,
+}
+
+/// What came of the same in both stores.
+struct Both {
+    nix: Finished,
+    goalctl: Finished,
+}
+
+impl Pair {
+    fn all() -> Vec<Self> {
+        if !requirement::genuine_nix() {
+            return Vec::new();
+        }
+        let pair = |profile| {
+            let pair = Self {
+                by_nix: TestStore::of(profile),
+                by_goalctl: TestStore::of(profile),
+            };
+            for store in pair.stores() {
+                store.signals().tally("runs");
+            }
+            pair.salt("one");
+            pair
+        };
+        Profile::all().into_iter().map(pair).collect()
+    }
+
+    fn stores(&self) -> [&TestStore; 2] {
+        [&self.by_nix, &self.by_goalctl]
+    }
+
+    fn instantiate(&self, expression: &str) -> String {
+        let drv = self.by_nix.instantiate_one(expression);
+        assert_eq!(drv, self.by_goalctl.instantiate_one(expression));
+        drv
+    }
+
+    /// Instantiates and builds.
+    fn build(&self, expression: &str) -> String {
+        let drv = self.instantiate(expression);
+        self.by_nix.realise_with_signals(&drv).succeed();
+        self.by_goalctl.build_with_signals(&drv).succeed();
+        drv
+    }
+
+    fn script(&self, name: &str, script: &str) -> String {
+        self.build(&format!("mk \"{name}\" ''{script}'' {{ }}"))
+    }
+
+    fn salt(&self, salt: &str) {
+        for store in self.stores() {
+            fs::write(store.signals().dir().join("salt"), format!("{salt}\n"))
+                .expect("the folder is ours");
+        }
+    }
+
+    /// Finds a valid path by its name; the same in both stores.
+    fn path(&self, name: &str) -> String {
+        let objects = Snapshot::of(&self.by_goalctl).objects;
+        let mut named = objects
+            .into_keys()
+            .filter(|path| path.ends_with(&format!("-{name}")));
+        named.next().expect("it was built")
+    }
+
+    fn damage(&self, path: &str) {
+        for store in self.stores() {
+            damage(&store.real(path));
+        }
+    }
+
+    /// Has both repair a derivation's outputs.
+    fn repair(&self, drv: &str) -> Both {
+        // In any other place Nix 2.8 takes every path for missing when it repairs.
+        let nix = self
+            .by_nix
+            .nix_store_in_place(["--realise", drv, "--repair"]);
+        Both {
+            nix: with_signals(nix, &self.by_nix, "").run(),
+            goalctl: self
+                .by_goalctl
+                .build_with_signals(drv)
+                .arg("--repair")
+                .run(),
+        }
+    }
+
+    /// Has both repair a path.
+    fn repair_path(&self, path: &str) -> Both {
+        let nix = self.by_nix.nix_store_in_place(["--repair-path", path]);
+        Both {
+            nix: with_signals(nix, &self.by_nix, "").run(),
+            goalctl: repair_path(&self.by_goalctl, path).run(),
+        }
+    }
+
+    fn assert_same(&self) {
+        Snapshot::of(&self.by_nix).assert_same_as(&Snapshot::of(&self.by_goalctl));
+        self.assert_sound();
+    }
+
+    fn assert_sound(&self) {
+        debris::assert_verifies(&self.by_goalctl);
+        debris::assert_clean(&self.by_goalctl);
+    }
+}
+
+impl Both {
+    /// Fails unless both programs ended like this.
+    fn expect_status(&self, status: i32) -> &Self {
+        self.nix.expect_status(status);
+        self.goalctl.expect_status(status);
+        self
+    }
+
+    /// Fails unless both programs said so.
+    fn expect_error(&self, words: &str) -> &Self {
+        self.nix.expect_error(words);
+        self.goalctl.expect_error(words);
+        self
+    }
+}
+
+fn with_signals(invocation: Invocation, store: &TestStore, suffix: &str) -> Invocation {
+    let path = format!("/signals={}{suffix}", store.signals().dir().display());
+    invocation.option("sandbox-paths", path)
+}
+
+fn repair_path(store: &TestStore, path: &str) -> Invocation {
+    with_signals(store.goalctl(["repair", path]), store, ":rw")
+}
+
+/// Flips one bit of an object's first file, and leaves everything else as it was.
+fn damage(object: &Path) {
+    let file = first_file(object);
+    let set_mode = |mode| {
+        fs::set_permissions(&file, fs::Permissions::from_mode(mode)).expect("the file is ours");
+    };
+    let mode = file.metadata().expect("it is there").mode();
+    set_mode(mode | 0o200);
+    let open = fs::OpenOptions::new().read(true).write(true).open(&file);
+    let open = open.expect("it can be opened now");
+    let mut byte = [0];
+    open.read_exact_at(&mut byte, 0).expect("it has a byte");
+    open.write_all_at(&[byte[0] ^ 1], 0).expect("it is ours");
+    open.set_modified(UNIX_EPOCH + Duration::from_secs(1))
+        .expect("it is ours");
+    set_mode(mode);
+}
+
+fn first_file(object: &Path) -> PathBuf {
+    if !object.is_dir() {
+        return object.to_owned();
+    }
+    let listed = fs::read_dir(object).expect("it can be read");
+    let files = listed.map(|listed| listed.expect("it can be read").path());
+    let file = files.filter(|path| path.is_file()).min();
+    file.expect("it has a file")
+}
+
+/// Deletes an object, as an accident does.
+fn lose(object: &Path) {
+    let writable = |path: &Path| {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("it is ours");
+    };
+    if object.is_dir() {
+        writable(object);
+        fs::remove_dir_all(object).expect("it is ours");
+    } else {
+        fs::remove_file(object).expect("it is ours");
+    }
+}
+
+/// Somebody who looks at a path all the time.
+struct Watcher {
+    is_over: Arc<AtomicBool>,
+    thread: thread::JoinHandle<BTreeSet<Option<u64>>>,
+}
+
+impl Watcher {
+    fn start(path: PathBuf) -> Self {
+        let is_over = Arc::new(AtomicBool::new(false));
+        let over = Arc::clone(&is_over);
+        let look = move || path.symlink_metadata().ok().map(|facts| facts.ino());
+        let thread = thread::spawn(move || {
+            let mut seen = BTreeSet::from([look()]);
+            while !over.load(Ordering::Relaxed) {
+                seen.insert(look());
+            }
+            seen.insert(look());
+            seen
+        });
+        Self { is_over, thread }
+    }
+
+    /// Fails unless there always was something, and there is something else in the end.
+    fn expect_exchange(self) {
+        self.is_over.store(true, Ordering::Relaxed);
+        let seen = self.thread.join().expect("it only looks");
+        assert!(!seen.contains(&None), "it was missing: {seen:?}");
+        assert_eq!(seen.len(), 2, "{seen:?}");
+    }
+}
+
+fn n_runs(store: &TestStore) -> usize {
+    store.signals().count("runs")
+}
+
+#[test]
+fn a_corrupt_output_is_built_again_and_is_never_missing() {
+    for pair in Pair::all() {
+        let drv = pair.build(CHAIN);
+        let before = Snapshot::of(&pair.by_goalctl);
+        let output = pair.by_goalctl.output_of(&drv, "out");
+        pair.damage(&output);
+        let watcher = Watcher::start(pair.by_goalctl.real(&output));
+        let both = pair.repair(&drv);
+        both.expect_status(0)
+            .expect_error(&format!("path '{output}' is corrupted or missing"))
+            .expect_error(&format!("repairing outputs of '{drv}'..."));
+        watcher.expect_exchange();
+        assert_eq!(n_runs(&pair.by_goalctl), 5);
+        Snapshot::of(&pair.by_goalctl).assert_same_as(&before);
+        pair.assert_same();
+
+        let again = pair.repair(&drv);
+        again.expect_status(0);
+        assert_eq!(again.goalctl.output_lines(), both.goalctl.output_lines());
+        assert_eq!(n_runs(&pair.by_goalctl), 5, "nothing is left to be built");
+        pair.assert_same();
+    }
+}
+
+#[test]
+fn a_missing_output_is_made_again() {
+    for pair in Pair::all() {
+        let drv = pair.build(CHAIN);
+        let before = Snapshot::of(&pair.by_goalctl);
+        for name in ["out", "dev"] {
+            let output = pair.by_goalctl.output_of(&drv, name);
+            for store in pair.stores() {
+                lose(&store.real(&output));
+            }
+            pair.repair(&drv).expect_status(0);
+        }
+        Snapshot::of(&pair.by_goalctl).assert_same_as(&before);
+        pair.assert_same();
+    }
+}
+
+#[test]
+fn what_is_corrupt_or_missing_three_levels_below_is_repaired_and_nothing_else_is_built() {
+    for pair in Pair::all() {
+        let drv = pair.build(CHAIN);
+        let before = Snapshot::of(&pair.by_goalctl);
+        let low = pair.path("low");
+        pair.damage(&low);
+        let watcher = Watcher::start(pair.by_goalctl.real(&low));
+        pair.repair(&drv).expect_status(0).expect_error(&format!(
+            "found corrupted or missing path '{low}' in the output closure of '{drv}'"
+        ));
+        watcher.expect_exchange();
+        assert_eq!(n_runs(&pair.by_goalctl), 5);
+        assert_eq!(n_runs(&pair.by_nix), 5);
+        pair.assert_same();
+
+        let (middle, top) = (pair.path("middle"), pair.path("top"));
+        for store in pair.stores() {
+            lose(&store.real(&middle));
+        }
+        pair.repair_path(&top).expect_status(0);
+        assert_eq!(n_runs(&pair.by_goalctl), 6);
+        Snapshot::of(&pair.by_goalctl).assert_same_as(&before);
+        pair.assert_same();
+    }
+}
+
+#[test]
+fn inputs_are_repaired_before_what_is_made_of_them() {
+    for pair in Pair::all() {
+        let drv = pair.build(CHAIN);
+        let before = Snapshot::of(&pair.by_goalctl);
+        for name in ["low", "top"] {
+            pair.damage(&pair.path(name));
+        }
+        let both = pair.repair(&drv);
+        both.expect_status(0);
+        let said = both.goalctl.error();
+        let place = |name: &str| {
+            let words = format!("-{name}.drv'...");
+            said.find(&words).unwrap_or_else(|| panic!("{said}"))
+        };
+        assert!(place("low") < place("top"), "{said}");
+        assert_eq!(n_runs(&pair.by_goalctl), 6);
+        Snapshot::of(&pair.by_goalctl).assert_same_as(&before);
+        pair.assert_same();
+    }
+}
+
+#[test]
+fn a_path_is_repaired_by_its_deriver_or_the_reason_is_told() {
+    for pair in Pair::all() {
+        let drv = pair.build(CHAIN);
+        let (low, middle) = (pair.path("low"), pair.path("middle"));
+        pair.damage(&low);
+        let events = repair_path(&pair.by_goalctl, &low).arg("--json").succeed();
+        assert!(events.output().contains("\"mode\":\"repair\""));
+        let nix = pair.by_nix.nix_store_in_place(["--repair-path", &low]);
+        with_signals(nix, &pair.by_nix, "").succeed();
+        pair.assert_same();
+
+        // What is good needs nobody, where Nix gives up.
+        repair_path(&pair.by_goalctl, &drv).succeed();
+        let source = pair.path("source");
+        pair.damage(&source);
+        let words = format!("cannot repair path '{source}'");
+        let both = pair.repair_path(&source);
+        both.expect_status(1).expect_error(&words);
+        both.goalctl.expect_error("it has no deriver");
+
+        for store in pair.stores() {
+            let database = rusqlite::Connection::open(store.database()).expect("it is there");
+            let gone = format!("/nix/store/{}-gone.drv", "0".repeat(32));
+            let forget = "update ValidPaths set deriver = ?1 where path = ?2";
+            database
+                .execute(forget, (&gone, &middle))
+                .expect("nobody works on it");
+        }
+        pair.damage(&middle);
+        let both = pair.repair_path(&middle);
+        both.expect_status(1)
+            .expect_error(&format!("cannot repair path '{middle}'"));
+        both.goalctl.expect_error("-gone.drv' is not in the store");
+
+        let nothing = format!("/nix/store/{}-nothing", "0".repeat(32));
+        let both = pair.repair_path(&nothing);
+        both.expect_status(1).expect_error("is not valid");
+    }
+}
+
+#[test]
+fn what_cannot_be_repaired_fails_as_under_nix_and_is_not_taken_away() {
+    for pair in Pair::all() {
+        let drv = pair.build(&format!(
+            "mk \"user\" \"echo ${{mk \"salted\" ''{SALTED}'' {{ }}}} > $out\" {{ }}"
+        ));
+        let salted = pair.path("salted");
+        pair.salt("fail");
+        pair.damage(&salted);
+        let both = pair.repair(&drv);
+        both.expect_status(1)
+            .expect_error("-salted.drv' failed with exit code 3")
+            .expect_error("some paths in the output closure of derivation");
+        assert!(!pair.by_nix.real(&salted).exists(), "a fault of Nix 2.8");
+        assert!(pair.by_goalctl.real(&salted).exists());
+
+        // As an input of what is corrupt too, it fails like any input.
+        pair.damage(&pair.path("user"));
+        pair.repair(&drv).expect_status(100);
+        let goalctl = repair_path(&pair.by_goalctl, &salted).run();
+        goalctl.expect_status(100);
+
+        pair.salt("one");
+        pair.repair(&drv).expect_status(0);
+        pair.assert_same();
+    }
+}
+
+#[test]
+fn what_is_made_otherwise_replaces_what_is_corrupt_and_its_row_is_true() {
+    for pair in Pair::all() {
+        let drv = pair.script("salted", SALTED);
+        let output = pair.by_goalctl.output_of(&drv, "out");
+        let before = Snapshot::of(&pair.by_goalctl);
+        pair.damage(&output);
+        pair.salt("other");
+        let both = pair.repair(&drv);
+        both.expect_status(0);
+        both.goalctl
+            .expect_error(&format!("'{output}' was made again, but not as it was"));
+        let after = Snapshot::of(&pair.by_goalctl);
+        let hash = |snapshot: &Snapshot| snapshot.objects[&output].nar_hash.clone();
+        assert_ne!(hash(&before), hash(&after));
+        pair.assert_same();
+    }
+}
+
+#[test]
+fn nothing_is_made_of_a_corrupt_source() {
+    for pair in Pair::all() {
+        let drv = pair.build(CHAIN);
+        let (source, low) = (pair.path("source"), pair.path("low"));
+        pair.damage(&source);
+        let both = pair.repair(&drv);
+        both.expect_status(1)
+            .expect_error(&format!("found corrupted or missing path '{source}'"));
+        // Nix builds, and registers what it makes of the corrupt source.
+        pair.damage(&low);
+        let goalctl = pair
+            .by_goalctl
+            .build_with_signals(&drv)
+            .arg("--repair")
+            .run();
+        goalctl
+            .expect_status(1)
+            .expect_error(&format!("cannot repair path '{source}'"));
+        assert_eq!(n_runs(&pair.by_goalctl), 4, "nothing was built");
+        debris::assert_clean(&pair.by_goalctl);
+    }
+}
+
+#[test]
+fn what_is_repaired_is_not_linked_to_a_corrupt_file_again() {
+    for pair in Pair::all() {
+        let expression = "let same = name: mk name \"mkdir $out; echo same > $out/file\" { };
+            in mk \"both\" \"mkdir $out; echo ${same \"one\"} ${same \"two\"} > $out/file\" { }";
+        let drv = pair.instantiate(expression);
+        let shared = |invocation: Invocation| invocation.option("auto-optimise-store", "true");
+        for invocation in [
+            pair.by_nix.realise_with_signals(&drv),
+            pair.by_goalctl.build_with_signals(&drv),
+        ] {
+            shared(invocation).succeed();
+        }
+        let before = Snapshot::of(&pair.by_goalctl);
+        let file = |name| pair.by_goalctl.real(&pair.path(name)).join("file");
+        let inode = |name| file(name).metadata().expect("it is there").ino();
+        let damaged = inode("one");
+        assert_eq!(damaged, inode("two"), "one file has both names");
+        pair.damage(&pair.path("one"));
+        let repair = pair.by_goalctl.build_with_signals(&drv).arg("--repair");
+        shared(repair).succeed();
+        for name in ["one", "two"] {
+            assert_ne!(inode(name), damaged);
+        }
+        assert_eq!(inode("one"), inode("two"), "and so has the good one");
+        Snapshot::of(&pair.by_goalctl).assert_same_as(&before);
+        pair.assert_sound();
+    }
+}
+
+#[test]
+fn an_interrupted_repair_leaves_what_was_there() {
+    for pair in Pair::all() {
+        let store = &pair.by_goalctl;
+        let drv = pair.script("salted", SALTED);
+        let output = store.real(&store.output_of(&drv, "out"));
+        pair.damage(&store.output_of(&drv, "out"));
+        let damaged = fs::read(&output).expect("it is there");
+        fs::remove_file(store.signals().dir().join("salt")).expect("the folder is ours");
+        store.signals().pipes(&["salt"]);
+        let mut running = store.build_with_signals(&drv).arg("--repair").start();
+        running.await_line(|line| line.contains("repairing outputs of"));
+        running.signal(Signal::SIGINT);
+        running.finish().expect_status(130);
+        assert_eq!(fs::read(&output).expect("it is there"), damaged);
+        debris::assert_clean(store);
+        let _held = {
+            let go = store.signals().release("salt");
+            // The builder reads what the first repair never made.
+            store.build_with_signals(&drv).arg("--repair").succeed();
+            go
+        };
+        debris::assert_verifies(store);
+    }
+}
+
+#[test]
+fn a_hashed_output_is_kept_where_its_contents_say() {
+    for pair in Pair::all() {
+        let store = &pair.by_goalctl;
+        for (mode, script) in [
+            ("flat", "echo hello > $out"),
+            ("recursive", "mkdir $out; echo hello > $out/file"),
+        ] {
+            let expression = |hash: &str| {
+                format!(
+                    "mk \"fixed-{mode}\" ''{script}'' {{ outputHashAlgo = \"sha256\"; \
+                     outputHashMode = \"{mode}\"; outputHash = \"{hash}\"; }}"
+                )
+            };
+            let guess = store.instantiate_one(&expression(&"0".repeat(64)));
+            let built = store.goalctl(["build", "--hash", &guess]).succeed();
+            let said = built.error();
+            let hash = said
+                .split("with hash '")
+                .nth(1)
+                .and_then(|rest| rest.split('\'').next())
+                .unwrap_or_else(|| panic!("{said}"));
+            let drv = pair.instantiate(&expression(hash));
+            let output = store.output_of(&drv, "out");
+            assert_eq!(built.output_lines(), [output.as_str()]);
+            built.expect_error(&format!("build produced path '{output}'"));
+            // It is there already, under both programs, as Nix would have it.
+            let found = store.goalctl(["build", &drv]).succeed();
+            assert!(!found.error().contains("building"), "{}", found.error());
+            let nix = store.nix_store(["--realise", &drv]).succeed();
+            assert!(!nix.error().contains("building"), "{}", nix.error());
+            pair.by_nix.nix_store(["--realise", &drv]).succeed();
+            let object = |store| {
+                let mut object = Snapshot::of(store).objects[&output].clone();
+                // Made by the derivation that did not know its hash.
+                object.deriver = None;
+                object
+            };
+            assert_eq!(object(store), object(&pair.by_nix));
+
+            // What is valid is built and hashed all the same.
+            let again = store.goalctl(["build", "--hash", &drv]).succeed();
+            again.expect_error("building").expect_error(hash);
+            assert_eq!(again.output_lines(), [output.as_str()]);
+        }
+        let drv = store.script("free", "echo x > $out");
+        let refused = store.goalctl(["build", "--hash", &drv]).run();
+        refused
+            .expect_status(1)
+            .expect_error("cannot do a hash build of");
+        pair.assert_sound();
+    }
+}
