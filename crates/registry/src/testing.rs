@@ -16,7 +16,9 @@ use store_model::{Hash, OutputName, PathInfo, Settings, StorePath};
 use tempfile::TempDir;
 
 use crate::actors::StoreRegistry;
-use crate::messages::{RegisterError, RegisterOutputs, ScratchOutput, ScratchStore, StopRegistry};
+use crate::messages::{
+    OutputKind, RegisterError, RegisterOutputs, ScratchOutput, ScratchStore, StopRegistry,
+};
 use crate::start::{Registry, start};
 use crate::{CancelFlag, Error, staging};
 
@@ -252,7 +254,7 @@ impl Scratch {
 
     /// Declares an output and returns where its builder puts it.
     pub(crate) fn output(&mut self, name: &str, path: &StorePath) -> PathBuf {
-        self.add(name, path, None)
+        self.add(name, path, OutputKind::InputAddressed)
     }
 
     /// Declares a fixed output.
@@ -262,20 +264,15 @@ impl Scratch {
         method: IngestionMethod,
         hash: Hash,
     ) -> PathBuf {
-        self.add("out", path, Some((method, hash)))
+        self.add("out", path, OutputKind::Fixed { method, hash })
     }
 
-    fn add(
-        &mut self,
-        name: &str,
-        path: &StorePath,
-        fixed: Option<(IngestionMethod, Hash)>,
-    ) -> PathBuf {
+    fn add(&mut self, name: &str, path: &StorePath, kind: OutputKind) -> PathBuf {
         self.candidates.insert(path.clone());
         self.outputs.push(ScratchOutput {
             name: name.parse::<OutputName>().unwrap(),
             path: path.clone(),
-            fixed,
+            kind,
         });
         self.dir.join(path.base_name())
     }
@@ -306,6 +303,7 @@ impl Scratch {
             other_outputs: BTreeMap::new(),
             checks: self.checks.clone(),
             reference_candidates: Arc::new(self.candidates.clone()),
+            realises: BTreeMap::new(),
             cancel: CancelFlag::default(),
         }
     }

@@ -79,6 +79,7 @@ impl Ingest {
         });
         self.commits.submit_blocking(Commit {
             registrations: confirmed,
+            realisations: Vec::new(),
             done,
         });
     }

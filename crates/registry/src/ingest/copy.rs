@@ -3,13 +3,16 @@
 //!
 //! The copy is made in a directory that nobody else can enter (SECURITY V20).
 
+use std::borrow::Cow;
 use std::ffi::{CStr, CString};
+use std::io::{self, Write};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use store_model::nar;
+use store_model::hash_rewrite::HashRewriter;
+use store_model::{StorePath, nar};
 
 use crate::tree::{self, Here, Visitor};
 use crate::{CancelFlag, Error};
@@ -35,6 +38,35 @@ pub(crate) struct Place<'a> {
     pub(crate) path: &'a Path,
 }
 
+/// What becomes of the paths that a tree mentions when it is copied.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Mentions<'a> {
+    /// The copy mentions the same.
+    Same,
+    /// Of each pair the copy mentions the second where the tree mentions the first: in contents, in
+    /// targets of links, and in names.
+    Redirected(&'a [(StorePath, StorePath)]),
+}
+
+impl Mentions<'_> {
+    /// Passes `from` on to `to`, as far as it goes.
+    fn rewriter<W: Write>(&self, to: W) -> HashRewriter<W> {
+        let pairs = match self {
+            Self::Same => &[][..],
+            Self::Redirected(pairs) => pairs,
+        };
+        HashRewriter::new(to, pairs.iter().map(|(from, to)| (from, to)))
+    }
+
+    /// Rewrites something short.
+    fn rewritten(&self, bytes: &CStr) -> io::Result<CString> {
+        let mut rewriter = self.rewriter(Vec::new());
+        rewriter.write_all(bytes.to_bytes())?;
+        // A digit is never replaced by a NUL.
+        Ok(CString::new(rewriter.finish()?.0)?)
+    }
+}
+
 /// Copies contents, links and executable bits of the tree at `from` to the new name `to`.
 ///
 /// # Errors
@@ -44,6 +76,7 @@ pub(crate) fn copy_tree(
     from: Place<'_>,
     to: Place<'_>,
     owner: RequiredOwner,
+    mentions: Mentions<'_>,
     cancel: &CancelFlag,
 ) -> Result<(), Error> {
     let dir = to
@@ -55,6 +88,7 @@ pub(crate) fn copy_tree(
         root: to.name.to_owned(),
         path: to.path,
         owner,
+        mentions,
         cancel,
     };
     tree::walk(from.dir, from.name, from.path, &mut copier)
@@ -66,6 +100,7 @@ struct Copier<'a> {
     root: CString,
     path: &'a Path,
     owner: RequiredOwner,
+    mentions: Mentions<'a>,
     cancel: &'a CancelFlag,
 }
 
@@ -78,9 +113,9 @@ impl Visitor for Copier<'_> {
 
     fn enter(&mut self, _dir: BorrowedFd<'_>, here: &Here<'_>) -> Result<(), Error> {
         self.check(here)?;
-        let name = self.name(here);
-        rustix::fs::mkdirat(&self.dir, name, Mode::RWXU).map_err(|errno| self.failed(errno))?;
-        self.dir = self.open_dir(name)?;
+        let name = self.name(here)?;
+        rustix::fs::mkdirat(&self.dir, &*name, Mode::RWXU).map_err(|errno| self.failed(errno))?;
+        self.dir = self.open_dir(&name)?;
         Ok(())
     }
 
@@ -98,7 +133,8 @@ impl Visitor for Copier<'_> {
         self.check(here)?;
         let target = rustix::fs::readlinkat(here.parent, here.name, Vec::new())
             .map_err(|errno| here.failed("reading link", errno))?;
-        rustix::fs::symlinkat(&*target, &self.dir, self.name(here))
+        let target = self.mentioned(&target)?;
+        rustix::fs::symlinkat(&*target, &self.dir, &*self.name(here)?)
             .map_err(|errno| self.failed(errno))
     }
 }
@@ -113,11 +149,14 @@ impl Copier<'_> {
         };
         let to = rustix::fs::openat(
             &self.dir,
-            self.name(here),
+            &*self.name(here)?,
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC,
             mode,
         )
         .map_err(|errno| self.failed(errno))?;
+        if let Mentions::Redirected(_) = self.mentions {
+            return self.rewrite_contents(&from, &to);
+        }
         // A clone shares blocks, not the file: writing to either leaves the other alone.
         if rustix::fs::ioctl_ficlone(&to, &from).is_ok() {
             return Ok(());
@@ -154,11 +193,39 @@ impl Copier<'_> {
         }
     }
 
-    fn name<'a>(&'a self, here: &'a Here<'_>) -> &'a CStr {
+    fn rewrite_contents(&self, from: &OwnedFd, to: &OwnedFd) -> Result<(), Error> {
+        let failed = |error| Error::file("copying to", self.path, error);
+        let mut rewriter = self.mentions.rewriter(NewFile(to));
+        let mut buffer = vec![0; 256 << 10];
+        loop {
+            self.cancel.check()?;
+            let n_read = rustix::io::retry_on_intr(|| rustix::io::read(from, &mut buffer[..]))
+                .map_err(|errno| self.failed(errno))?;
+            if n_read == 0 {
+                break;
+            }
+            rewriter.write_all(&buffer[..n_read]).map_err(failed)?;
+        }
+        rewriter.finish().map(drop).map_err(failed)
+    }
+
+    /// Returns a name of the tree as the copy has it.
+    fn name<'a>(&'a self, here: &'a Here<'_>) -> Result<Cow<'a, CStr>, Error> {
         if here.depth == 0 {
-            &self.root
+            Ok(Cow::Borrowed(&self.root))
         } else {
-            here.name
+            self.mentioned(here.name)
+        }
+    }
+
+    fn mentioned<'a>(&self, name: &'a CStr) -> Result<Cow<'a, CStr>, Error> {
+        match self.mentions {
+            Mentions::Same => Ok(Cow::Borrowed(name)),
+            Mentions::Redirected(_) => self
+                .mentions
+                .rewritten(name)
+                .map(Cow::Owned)
+                .map_err(|error| Error::file("copying to", self.path, error)),
         }
     }
 
@@ -185,6 +252,20 @@ impl Copier<'_> {
 
     fn failed(&self, errno: Errno) -> Error {
         Error::file("copying to", self.path, errno)
+    }
+}
+
+/// A file that is being written from its start.
+struct NewFile<'a>(&'a OwnedFd);
+
+impl Write for NewFile<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        write_all(self.0, bytes)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

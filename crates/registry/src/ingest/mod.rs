@@ -28,7 +28,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::io::Errno;
 use store_model::signature::SecretKey;
-use store_model::{NarHash, StorePath};
+use store_model::{NarHash, Realisation, StorePath};
 use tokio::sync::oneshot;
 
 use crate::db::Database;
@@ -41,7 +41,7 @@ use crate::{CancelFlag, Error};
 
 use self::canonical::Canonical;
 pub use self::compare::RoundOutputs;
-use self::copy::{Place, RequiredOwner, copy_tree};
+use self::copy::{Mentions, Place, RequiredOwner, copy_tree};
 pub(crate) use self::hash_scan::ReadBuffer;
 use self::hash_scan::{ContentHash, Contents, Metadata, Question, read_tree};
 pub(crate) use self::outputs::FoundOutput;
@@ -79,7 +79,7 @@ pub(crate) enum FileSharing {
 struct StagedQuestion<'a> {
     /// Paths whose mention is a reference.
     candidates: &'a BTreeSet<StorePath>,
-    content_hash: Option<ContentHash>,
+    content_hash: Option<ContentHash<'a>>,
     cancel: &'a CancelFlag,
 }
 
@@ -191,6 +191,17 @@ impl Ingest {
         owner: RequiredOwner,
         cancel: &CancelFlag,
     ) -> Result<Staged, Error> {
+        self.copy_redirected(from, owner, Mentions::Same, cancel)
+    }
+
+    /// Makes a fresh copy in our own directory, which may mention other paths.
+    fn copy_redirected(
+        &self,
+        from: Place<'_>,
+        owner: RequiredOwner,
+        mentions: Mentions<'_>,
+        cancel: &CancelFlag,
+    ) -> Result<Staged, Error> {
         let copy = Staged::new(self.trash.clone());
         let path = self.trash.staging.path_of(&copy.name);
         let to = Place {
@@ -198,7 +209,7 @@ impl Ingest {
             name: &copy.name,
             path: &path,
         };
-        copy_tree(from, to, owner, cancel)?;
+        copy_tree(from, to, owner, mentions, cancel)?;
         Ok(copy)
     }
 
@@ -238,9 +249,25 @@ impl Ingest {
         }
     }
 
+    /// Signs that an output is realised by a path.
+    pub(crate) fn sign_realisation(&self, realisation: &mut Realisation) {
+        let fingerprint = realisation.fingerprint();
+        let signatures = self.secret_keys.iter().map(|key| key.sign(&fingerprint));
+        realisation.signatures.extend(signatures);
+    }
+
     /// Returns an object's path as messages have it.
     fn logical_path(&self, path: &StorePath) -> PathBuf {
         PathBuf::from(self.layout.print(path))
+    }
+
+    /// Has realisations of valid paths recorded.
+    pub(crate) fn record(
+        &self,
+        realisations: Vec<Realisation>,
+        reply: oneshot::Sender<Result<(), Error>>,
+    ) {
+        self.commit(Vec::new(), realisations, (), reply);
     }
 
     /// Hands objects that are in place to the writer, who answers in our stead. What cannot be
@@ -248,6 +275,7 @@ impl Ingest {
     fn commit<T: Send + 'static, E: From<Error> + Send + 'static>(
         &self,
         registrations: Vec<Registration>,
+        realisations: Vec<Realisation>,
         answer: T,
         reply: oneshot::Sender<Result<T, E>>,
     ) {
@@ -272,6 +300,7 @@ impl Ingest {
         });
         self.commits.submit_blocking(Commit {
             registrations,
+            realisations,
             done,
         });
     }

@@ -1,5 +1,6 @@
 //! Registering what a builder has left.
 
+mod floating;
 mod mismatch;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,7 +11,7 @@ use rustix::io::Errno;
 use store_model::content_address::References;
 use store_model::derivation::IngestionMethod;
 use store_model::derivation::output_checks::CheckedOutputs;
-use store_model::{ContentAddress, OutputName, PathInfo, StorePath};
+use store_model::{ContentAddress, NarHash, OutputName, PathInfo, Realisation, StorePath};
 use tokio::sync::oneshot;
 
 use super::canonical::Canonical;
@@ -21,7 +22,7 @@ use crate::Error;
 use crate::cycle::find_cycle;
 use crate::db::query;
 use crate::db::write::{Registration, unix_time};
-use crate::messages::{RegisterError, RegisterOutputs, ScratchOutput};
+use crate::messages::{OutputKind, RegisterError, RegisterOutputs, ScratchOutput};
 use crate::staging::c_name;
 
 pub(crate) use self::mismatch::{FoundOutput, Refusal};
@@ -34,6 +35,7 @@ pub(super) struct Ready<'a> {
 }
 
 /// Where an output is.
+#[derive(Debug)]
 pub(super) enum Source {
     /// Where its builder left it, under the name of its path.
     Scratch,
@@ -56,28 +58,53 @@ impl Ingest {
             }
         };
         let registrations = infos
-            .iter()
+            .values()
             .map(|info| Registration {
                 info: info.clone(),
                 derivation_outputs: Vec::new(),
             })
             .collect();
-        self.commit(registrations, infos, reply);
+        let realisations = self.realisations(request, &infos);
+        let infos = infos.into_values().collect();
+        self.commit(registrations, realisations, infos, reply);
     }
 
-    fn ingest_outputs(&mut self, request: &RegisterOutputs) -> Result<Vec<PathInfo>, Refusal> {
+    /// Returns what is to be remembered of outputs, signed.
+    fn realisations(
+        &self,
+        request: &RegisterOutputs,
+        infos: &BTreeMap<OutputName, PathInfo>,
+    ) -> Vec<Realisation> {
+        let remembered = request.realises.iter().filter_map(|(name, id)| {
+            let mut realisation = Realisation {
+                id: id.clone(),
+                out_path: infos.get(name)?.path.clone(),
+                signatures: BTreeSet::new(),
+                // The builder saw paths, and no derivation that could be realised otherwise.
+                dependent_realisations: BTreeMap::new(),
+            };
+            self.sign_realisation(&mut realisation);
+            Some(realisation)
+        });
+        remembered.collect()
+    }
+
+    fn ingest_outputs(
+        &mut self,
+        request: &RegisterOutputs,
+    ) -> Result<BTreeMap<OutputName, PathInfo>, Refusal> {
         let mut ready = self.prepare_outputs(request)?;
         self.refuse_cycles(request, &ready)?;
         let infos = self.describe(request, &ready);
         self.check_outputs(request, &infos)?;
         for ready in &ready {
-            self.optimise_output(request, ready)?;
+            self.optimise_output(request, &ready.output.path, &ready.source)?;
         }
         // From here on it takes moments, and whoever cancels now waits for less than it would take
         // to take everything back.
         request.cancel.check()?;
         self.place_outputs(request, &mut ready)?;
-        Ok(infos.into_values().collect())
+        Ok(infos)
     }
 
     /// Returns what will be known of the outputs, signed.
@@ -88,11 +115,11 @@ impl Ingest {
     ) -> BTreeMap<OutputName, PathInfo> {
         let describe = |ready: &Ready<'_>| {
             let path = ready.output.path.clone();
-            let address = ready
-                .output
-                .fixed
-                .map(|(method, hash)| ContentAddress { method, hash })
-                .filter(|address| self.is_recordable(request, ready, address));
+            let address = match ready.output.kind {
+                OutputKind::Fixed { method, hash } => Some(ContentAddress { method, hash }),
+                OutputKind::InputAddressed | OutputKind::Floating { .. } => None,
+            };
+            let address = address.filter(|address| self.is_recordable(request, ready, address));
             let info = self.built_info(request, path, &ready.contents, address);
             (ready.output.name.clone(), info)
         };
@@ -195,13 +222,14 @@ impl Ingest {
     fn optimise_output(
         &mut self,
         request: &RegisterOutputs,
-        ready: &Ready<'_>,
+        scratch_path: &StorePath,
+        source: &Source,
     ) -> Result<(), Error> {
-        let path = self.logical_path(&ready.output.path);
-        match &ready.source {
+        let path = self.logical_path(scratch_path);
+        match source {
             Source::Copy(copy) => self.optimise_staged(copy, &path, &request.cancel),
             Source::Scratch => {
-                let name = c_name(ready.output.path.base_name());
+                let name = c_name(scratch_path.base_name());
                 let dir = request.scratch.dir.as_fd();
                 self.optimise((dir, &name), &path, &request.cancel)
             }
@@ -220,11 +248,22 @@ impl Ingest {
         let mut canonical = Canonical::new(&self.layout, request.builder_uid);
         let mut ready = Vec::with_capacity(request.outputs.len());
         for output in &request.outputs {
-            let prepared = match output.fixed {
-                None => self.read_scratch(request, output, &mut canonical),
-                Some((method, hash)) => {
-                    let algorithm = hash.algorithm();
-                    self.read_fixed(request, output, ContentHash { method, algorithm })
+            let content_hash = |method, algorithm| ContentHash {
+                method,
+                algorithm,
+                own_path: Some(&output.path),
+                redirected: &[],
+            };
+            let prepared = match output.kind {
+                OutputKind::InputAddressed => {
+                    self.read_scratch(request, output, &mut canonical, None)
+                }
+                OutputKind::Floating { method, algorithm } => {
+                    let content_hash = content_hash(method, algorithm);
+                    self.read_scratch(request, output, &mut canonical, Some(content_hash))
+                }
+                OutputKind::Fixed { method, hash } => {
+                    self.read_fixed(request, output, content_hash(method, hash.algorithm()))
                 }
             };
             ready.push(prepared.map_err(blame)?);
@@ -263,8 +302,10 @@ impl Ingest {
                 "suspicious ownership or permission on '{printed}'; rejecting this build output"
             )));
         }
-        match output.fixed {
-            Some((IngestionMethod::Flat | IngestionMethod::Text, _)) if !is_plain_file(&stat) => {
+        match output.kind {
+            OutputKind::Fixed { method, .. } | OutputKind::Floating { method, .. }
+                if method != IngestionMethod::Recursive && !is_plain_file(&stat) =>
+            {
                 Err(RegisterError::Rejected(format!(
                     "output path '{printed}' should be a non-executable regular file since \
                      recursive hashing is not enabled (outputHashMode=flat)"
@@ -279,6 +320,7 @@ impl Ingest {
         request: &RegisterOutputs,
         output: &'a ScratchOutput,
         canonical: &mut Canonical,
+        content_hash: Option<ContentHash<'_>>,
     ) -> Result<Ready<'a>, Error> {
         let name = c_name(output.path.base_name());
         let none = BTreeSet::new();
@@ -289,7 +331,7 @@ impl Ingest {
             Question {
                 metadata: Metadata::Set(canonical, self.content_sync),
                 candidates: candidates(request, output, &none),
-                content_hash: None,
+                content_hash,
                 cancel: &request.cancel,
             },
             &mut self.buffer,
@@ -307,10 +349,10 @@ impl Ingest {
         &mut self,
         request: &RegisterOutputs,
         output: &'a ScratchOutput,
-        content_hash: ContentHash,
+        content_hash: ContentHash<'_>,
     ) -> Result<Ready<'a>, Error> {
         let owner = RequiredOwner::User(request.builder_uid);
-        let copy = self.copy_from_scratch(request, output, owner)?;
+        let copy = self.copy_from_scratch(request, &output.path, owner)?;
         let none = BTreeSet::new();
         let question = StagedQuestion {
             candidates: candidates(request, output, &none),
@@ -329,13 +371,13 @@ impl Ingest {
     fn copy_from_scratch(
         &self,
         request: &RegisterOutputs,
-        output: &ScratchOutput,
+        path: &StorePath,
         owner: RequiredOwner,
     ) -> Result<Staged, Error> {
         let from = Place {
             dir: request.scratch.dir.as_fd(),
-            name: &c_name(output.path.base_name()),
-            path: &self.logical_path(&output.path),
+            name: &c_name(path.base_name()),
+            path: &self.logical_path(path),
         };
         self.copy_in(from, owner, &request.cancel)
     }
@@ -419,20 +461,33 @@ impl Ingest {
         request: &RegisterOutputs,
         ready: &Ready<'_>,
     ) -> Result<(), Error> {
+        let path = &ready.output.path;
+        let nar_hash = ready.contents.nar.nar_hash;
+        let mut copy = self.copy_unchanged(request, path, nar_hash)?;
+        self.place_staged(&mut copy, path)
+    }
+
+    /// Copies an output that has been read and made canonical, and sees that it is still the same.
+    fn copy_unchanged(
+        &mut self,
+        request: &RegisterOutputs,
+        scratch_path: &StorePath,
+        nar_hash: NarHash,
+    ) -> Result<Staged, Error> {
         let owner = RequiredOwner::User(self.layout.owner_uid);
-        let mut copy = self.copy_from_scratch(request, ready.output, owner)?;
-        let path = self.logical_path(&ready.output.path);
+        let copy = self.copy_from_scratch(request, scratch_path, owner)?;
+        let path = self.logical_path(scratch_path);
         let question = StagedQuestion {
             candidates: &BTreeSet::new(),
             content_hash: None,
             cancel: &request.cancel,
         };
         let contents = self.read_staged(&copy, &path, question)?;
-        if contents.nar.nar_hash != ready.contents.nar.nar_hash {
+        if contents.nar.nar_hash != nar_hash {
             return Err(Error::file("copying", path, Errno::IO));
         }
         self.optimise_staged(&copy, &path, &request.cancel)?;
-        self.place_staged(&mut copy, &ready.output.path)
+        Ok(copy)
     }
 }
 

@@ -85,7 +85,7 @@ impl Ingest {
                     info,
                     derivation_outputs: text.derivation_outputs,
                 };
-                self.commit(vec![registration], (), reply);
+                self.commit(vec![registration], Vec::new(), (), reply);
             }
             Err(error) => {
                 let _listener_gone = reply.send(Err(error));
@@ -144,7 +144,12 @@ impl Ingest {
         let stopping = self.stopping.clone();
         let question = StagedQuestion {
             candidates: &BTreeSet::new(),
-            content_hash: Some(ContentHash { method, algorithm }),
+            content_hash: Some(ContentHash {
+                method,
+                algorithm,
+                own_path: None,
+                redirected: &[],
+            }),
             cancel: &stopping,
         };
         let contents = self.read_staged(&staged, &request.source, question)?;
@@ -194,7 +199,7 @@ impl Ingest {
             info: source_info(path, &contents, BTreeSet::new(), address),
             derivation_outputs: Vec::new(),
         };
-        self.commit(vec![registration], (), reply);
+        self.commit(vec![registration], Vec::new(), (), reply);
     }
 
     /// Moves something to its place, where something invalid may still lie.

@@ -10,7 +10,7 @@ use super::{Ready, Source, references_of};
 use crate::Error;
 use crate::db::write::Registration;
 use crate::ingest::{Ingest, Staged};
-use crate::messages::{RegisterError, RegisterOutputs};
+use crate::messages::{OutputKind, RegisterError, RegisterOutputs};
 
 /// Why outputs are not registered.
 #[derive(Debug)]
@@ -46,7 +46,13 @@ impl Ingest {
         mut ready: Vec<Ready<'a>>,
     ) -> Result<Vec<Ready<'a>>, Refusal> {
         let broken = ready.iter().enumerate().find_map(|(idx, ready)| {
-            let (method, wanted) = ready.output.fixed?;
+            let OutputKind::Fixed {
+                method,
+                hash: wanted,
+            } = ready.output.kind
+            else {
+                return None;
+            };
             let got = ready.contents.content_hash?;
             (wanted != got).then_some((idx, method, wanted, got))
         });
@@ -109,6 +115,6 @@ impl Ingest {
             info: found.info,
             derivation_outputs: Vec::new(),
         };
-        self.commit(vec![registration], (), reply);
+        self.commit(vec![registration], Vec::new(), (), reply);
     }
 }
