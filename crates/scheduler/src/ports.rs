@@ -4,8 +4,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use actix::{Recipient, WeakRecipient};
 use registry::{
-    AddTempRoots, AwaitLock, CompareOutputs, DiscardInvalidPaths, QueryClosure, QueryDerivation,
-    QueryGraphs, QueryValidPaths, RegisterOutputs, TryLockOutputs,
+    AddTempRoots, AddText, AdoptRealisations, AwaitLock, CompareOutputs, DiscardInvalidPaths,
+    NoteRealisations, QueryClosure, QueryDerivation, QueryGraphs, QueryRealisations,
+    QueryValidPaths, RegisterFloatingOutputs, RegisterOutputs, TryLockOutputs,
 };
 use sandbox::{BuildId, CancelBuild, DisposeBuild, StartBuild};
 use store_model::StoreDir;
@@ -36,6 +37,16 @@ pub struct Ports {
     pub discard_invalid_paths: Recipient<DiscardInvalidPaths>,
     /// To the registry.
     pub register_outputs: Recipient<RegisterOutputs>,
+    /// To the registry.
+    pub register_floating_outputs: Recipient<RegisterFloatingOutputs>,
+    /// To the registry.
+    pub query_realisations: Recipient<QueryRealisations>,
+    /// To the registry.
+    pub note_realisations: Recipient<NoteRealisations>,
+    /// To the registry.
+    pub adopt_realisations: Recipient<AdoptRealisations>,
+    /// To the registry.
+    pub add_text: Recipient<AddText>,
     /// To the registry.
     pub compare_outputs: Recipient<CompareOutputs>,
     /// To the lock keeper.

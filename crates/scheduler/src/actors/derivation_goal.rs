@@ -7,10 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use actix::prelude::*;
-use registry::{
-    CancelFlag, LockAttempt, LockHolder, OutputLocks, RegisterOutputs, RootsLease, RoundOutputs,
-    ScratchStore, TryLockOutputs,
-};
+use registry::{CancelFlag, OutputLocks, RegisterOutputs, RootsLease, RoundOutputs, ScratchStore};
 use sandbox::{
     BuildEvent, BuildExited, BuildId, BuildProgress, CancelBuild, Disposition, ScratchOutputs,
     StartBuild,
@@ -19,13 +16,15 @@ use store_model::wanted_outputs::WantedOutputs;
 use store_model::{Derivation, OutputName, Settings, StorePath};
 use tokio::sync::oneshot;
 
+use self::outputs::Learnt;
+use self::resolution::{InputPaths, Resolved};
 use super::questions::{
-    await_lock, discard_invalid_paths, load_derivation, other_outputs, query_outputs,
-    register_outputs, scratch_outputs, warn_of_ignored_checks,
+    await_lock, discard_invalid_paths, load_derivation, register_outputs, scratch_outputs,
+    warn_of_ignored_checks,
 };
 use super::surroundings::{Surroundings, query_surroundings};
 use crate::error::chain;
-use crate::events::{EventKind, LockOwner, Round, WaitReason};
+use crate::events::{EventKind, Round, WaitReason};
 use crate::goal::derivation::{BuilderEnding, Disk, Effect, Event, Facts, State};
 use crate::goal::recipe::{Recipe, output_checks};
 use crate::goal::{BuildMode, BuildTimes, GoalId, GoalKey, Outcome, Status};
@@ -38,6 +37,8 @@ use crate::ports::{Ports, tell};
 
 mod comparison;
 mod disposal;
+mod outputs;
+mod resolution;
 
 /// Brings the outputs of one derivation about.
 pub(crate) struct DerivationGoal {
@@ -51,12 +52,18 @@ pub(crate) struct DerivationGoal {
     /// The derivation: given by the client, or read from the store.
     derivation: Option<Arc<Derivation>>,
     has_rooted_outputs: bool,
+    /// What is known of its outputs that the derivation does not say.
+    learnt: Learnt,
+    /// What the derivation was resolved to.
+    resolved: Option<Resolved>,
     /// Keeps the derivation and its outputs from the garbage collector.
     roots: RootsLease,
     /// How inputs ended, which keeps them from the garbage collector.
     inputs: Vec<Arc<Outcome>>,
     /// Outputs of inputs that have ended, where the closure starts.
     input_roots: BTreeSet<StorePath>,
+    /// The same by input and name, if the derivation may have to be resolved.
+    input_paths: InputPaths,
     surroundings: Surroundings,
     lease: Option<SlotLease>,
     locks: Option<OutputLocks>,
@@ -103,9 +110,12 @@ impl DerivationGoal {
             wanted: new.wanted,
             derivation: new.derivation,
             has_rooted_outputs: false,
+            learnt: Learnt::default(),
+            resolved: None,
             roots: RootsLease::default(),
             inputs: Vec::new(),
             input_roots: BTreeSet::new(),
+            input_paths: InputPaths::new(),
             surroundings: Surroundings::default(),
             lease: None,
             locks: None,
@@ -138,6 +148,9 @@ impl DerivationGoal {
                     LeaveInputs { goal: self.id },
                 );
             }
+            Effect::Resolve => self.resolve(ctx),
+            Effect::RequireResolved(drv_path) => self.require_resolved(drv_path),
+            Effect::AdoptRealisations(outcome) => self.adopt_realisations(&outcome, ctx),
             Effect::QueryClosure => self.query_surroundings(ctx),
             Effect::RequestSlot => {
                 let request = RequestBuildSlot { goal: self.id };
@@ -195,14 +208,6 @@ impl DerivationGoal {
         tell(&self.ports.upward.news, news);
     }
 
-    fn output_paths(&self) -> Vec<(OutputName, StorePath)> {
-        self.derivation
-            .iter()
-            .flat_map(|derivation| derivation.known_outputs())
-            .map(|(name, path)| (name.clone(), path.clone()))
-            .collect()
-    }
-
     fn load_derivation(&mut self, ctx: &mut Context<Self>) {
         let ports = Arc::clone(&self.ports);
         let drv_path = self.facts.drv_path.clone();
@@ -219,25 +224,6 @@ impl DerivationGoal {
                         Event::DerivationLoaded {
                             recipe: Arc::new(recipe),
                         }
-                    }
-                    Err(message) => Event::ServiceFailed { message },
-                };
-                goal.advance(event, ctx);
-            });
-        ctx.spawn(answer);
-    }
-
-    fn query_outputs(&mut self, ctx: &mut Context<Self>) {
-        let outputs = self.output_paths();
-        let needs_roots = !std::mem::replace(&mut self.has_rooted_outputs, true);
-        let ports = Arc::clone(&self.ports);
-        let answer = query_outputs(ports, outputs, needs_roots)
-            .into_actor(self)
-            .map(|answer, goal, ctx| {
-                let event = match answer {
-                    Ok((event, roots)) => {
-                        goal.roots.absorb(roots);
-                        event
                     }
                     Err(message) => Event::ServiceFailed { message },
                 };
@@ -269,6 +255,7 @@ impl DerivationGoal {
     /// Remembers the wanted outputs of an input that ended, for the closure, and keeps them.
     fn note_input(&mut self, path: &StorePath, outcome: &Arc<Outcome>) {
         self.inputs.push(Arc::clone(outcome));
+        self.note_input_paths(path, outcome);
         let Some(derivation) = &self.derivation else {
             return;
         };
@@ -282,7 +269,7 @@ impl DerivationGoal {
     }
 
     fn query_surroundings(&mut self, ctx: &mut Context<Self>) {
-        let Some(derivation) = self.derivation.clone() else {
+        let Some(derivation) = self.built_derivation() else {
             return;
         };
         let roots = std::mem::take(&mut self.input_roots);
@@ -302,55 +289,18 @@ impl DerivationGoal {
         ctx.spawn(answer);
     }
 
-    fn try_locks(&mut self, ctx: &mut Context<Self>) {
-        let paths = self
-            .output_paths()
-            .into_iter()
-            .map(|(_, path)| path)
-            .collect();
-        let ports = Arc::clone(&self.ports);
-        let answer = async move { ports.try_lock_outputs.send(TryLockOutputs { paths }).await }
-            .into_actor(self)
-            .map(|answer, goal, ctx| {
-                let event = match answer {
-                    Ok(Ok(LockAttempt::Acquired(locks))) => {
-                        // A goal that ended meanwhile must not keep them.
-                        goal.locks = goal.outcome.is_none().then_some(locks);
-                        Event::Locked
-                    }
-                    Ok(Ok(LockAttempt::Busy { path, holder })) => Event::LockBusy {
-                        path,
-                        holder: match holder {
-                            LockHolder::ThisProcess => LockOwner::Goal,
-                            LockHolder::Process(pid) => LockOwner::Process(pid),
-                            LockHolder::Unknown => LockOwner::Unknown,
-                        },
-                    },
-                    Ok(Err(error)) => service_failed(&error),
-                    Err(error) => service_failed(&error),
-                };
-                goal.advance(event, ctx);
-            });
-        ctx.spawn(answer);
-    }
-
     fn await_lock(&mut self, path: StorePath, ctx: &mut Context<Self>) {
         let ports = Arc::clone(&self.ports);
         self.ask(await_lock(ports, path), ctx);
     }
 
     fn discard_invalid_paths(&mut self, ctx: &mut Context<Self>) {
-        let paths = self
-            .output_paths()
-            .into_iter()
-            .map(|(_, path)| path)
-            .collect();
-        let ports = Arc::clone(&self.ports);
-        self.ask(discard_invalid_paths(ports, paths), ctx);
+        let question = discard_invalid_paths(Arc::clone(&self.ports), self.places());
+        self.ask(question, ctx);
     }
 
     fn start_build(&mut self, round: Round, ctx: &mut Context<Self>) {
-        let Some(derivation) = self.derivation.clone() else {
+        let Some(derivation) = self.built_derivation() else {
             return;
         };
         warn_of_ignored_checks(&derivation);
@@ -416,10 +366,11 @@ impl DerivationGoal {
     fn describe_outputs(&self, names: &BTreeSet<OutputName>) -> Result<RegisterOutputs, Event> {
         let build = self.build.as_ref().ok_or_else(nothing_left)?;
         let scratch = build.scratch.clone().ok_or_else(nothing_left)?;
-        let derivation = self.derivation.as_ref().ok_or_else(nothing_left)?;
-        let checks = output_checks(derivation).map_err(|error| service_failed(&error))?;
+        let derivation = self.built_derivation().ok_or_else(nothing_left)?;
+        let checks = output_checks(&derivation).map_err(|error| service_failed(&error))?;
+        let scratch_paths = self.scratch_paths(&derivation);
         let mut candidates = BTreeSet::clone(&self.surroundings.input_closure);
-        candidates.extend(derivation.known_outputs().map(|(_, path)| path.clone()));
+        candidates.extend(scratch_paths.values().cloned());
         Ok(RegisterOutputs {
             drv_path: self.facts.drv_path.clone(),
             builder_uid: build.owner_uid.unwrap_or(scratch.builder_uid),
@@ -427,16 +378,18 @@ impl DerivationGoal {
                 dir: scratch.dir,
                 path: scratch.path,
             },
-            outputs: scratch_outputs(derivation, names),
-            other_outputs: other_outputs(derivation, names),
+            outputs: scratch_outputs(&derivation, names, &scratch_paths),
+            other_outputs: self.other_outputs(names),
             checks,
             reference_candidates: Arc::new(candidates),
+            realises: self.learnt.ids.clone(),
             cancel: build.cancel_registration.clone(),
         })
     }
 
     fn register_outputs(&mut self, names: &BTreeSet<OutputName>, ctx: &mut Context<Self>) {
         match self.describe_outputs(names) {
+            Ok(register) if self.is_floating() => self.register_floating(register, ctx),
             Ok(register) => {
                 let ports = Arc::clone(&self.ports);
                 self.ask(register_outputs(ports, register), ctx);
@@ -494,7 +447,7 @@ impl Actor for DerivationGoal {
         }
         let ended = GoalEnded {
             goal: self.id,
-            served: self.wanted.clone(),
+            served: self.served(&outcome),
             outcome: Arc::new(outcome),
         };
         tell(&self.ports.upward.ended, ended);

@@ -16,11 +16,7 @@ impl DerivationGoal {
             return self.advance(Event::HookEnded { failure: None }, ctx);
         };
         let store_dir = &self.ports.store_dir;
-        let out_paths: BTreeSet<_> = self
-            .output_paths()
-            .into_iter()
-            .map(|(_, path)| path)
-            .collect();
+        let out_paths: BTreeSet<_> = self.output_paths().into_values().collect();
         let run = HookRun {
             goal: self.id,
             program,
