@@ -302,17 +302,17 @@ impl Ingest {
                 "suspicious ownership or permission on '{printed}'; rejecting this build output"
             )));
         }
-        match output.kind {
-            OutputKind::Fixed { method, .. } | OutputKind::Floating { method, .. }
-                if method != IngestionMethod::Recursive && !is_plain_file(&stat) =>
-            {
-                Err(RegisterError::Rejected(format!(
-                    "output path '{printed}' should be a non-executable regular file since \
-                     recursive hashing is not enabled (outputHashMode=flat)"
-                )))
-            }
-            _ => Ok(()),
+        let method = match output.kind {
+            OutputKind::InputAddressed => return Ok(()),
+            OutputKind::Fixed { method, .. } | OutputKind::Floating { method, .. } => method,
+        };
+        if method == IngestionMethod::Recursive || is_plain_file(&stat) {
+            return Ok(());
         }
+        Err(RegisterError::Rejected(format!(
+            "output path '{printed}' should be a non-executable regular file since recursive \
+             hashing is not enabled (outputHashMode=flat)"
+        )))
     }
 
     fn read_scratch<'a>(

@@ -259,9 +259,9 @@ impl Ingest {
                 // What was valid before stays so.
                 discard_all(&trash, &placed);
             } else {
-                placed
-                    .into_iter()
-                    .for_each(|path| good_paths.set(path, true));
+                for path in placed {
+                    good_paths.set(path, true);
+                }
             }
             let paths = infos.into_iter().map(|(name, info)| (name, info.path));
             let answer = outcome.map(|()| paths.collect());

@@ -46,14 +46,15 @@ pub(super) fn resolved_finished(facts: &Facts, recipe: Arc<Recipe>, ending: Inpu
 /// Ends the goal when its outputs are remembered.
 pub(super) fn adopted(
     facts: &Facts,
-    recipe: Arc<Recipe>,
+    recipe: &Recipe,
     ending: &InputEnding,
     outputs: BTreeMap<OutputName, StorePath>,
 ) -> Step {
     let recipe = Arc::new(recipe.with_paths(outputs.clone()));
-    let status = match ending.outcome.status {
-        Status::AlreadyValid => Status::ResolvesToAlreadyValid,
-        status => status,
+    let status = if ending.outcome.status == Status::AlreadyValid {
+        Status::ResolvesToAlreadyValid
+    } else {
+        ending.outcome.status
     };
     let mut outcome = Outcome::success(status, outputs);
     outcome.resolved_to = Some(ending.path.clone());

@@ -98,7 +98,7 @@ impl Phase {
                 resolved_finished(facts, recipe, ending)
             }
             (Self::Adopting(ending), Event::RealisationsAdopted { outputs }) => {
-                adopted(facts, recipe, &ending, outputs)
+                adopted(facts, &recipe, &ending, outputs)
             }
             (Self::QueryingClosure, Event::ClosureQueried) => await_slot(recipe),
             (Self::QueryingClosure, Event::SurroundingsRefused { status, message }) => {
