@@ -168,3 +168,7 @@ fn check_kept(queues: &Queues) -> Result<(), Error> {
         Realisations::Absent => Err(Error::NoRealisations),
     }
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may panic")]
+mod tests;

@@ -254,7 +254,7 @@ impl Scratch {
 
     /// Declares an output and returns where its builder puts it.
     pub(crate) fn output(&mut self, name: &str, path: &StorePath) -> PathBuf {
-        self.add(name, path, OutputKind::InputAddressed)
+        self.of_kind(name, path, OutputKind::InputAddressed)
     }
 
     /// Declares a fixed output.
@@ -264,10 +264,11 @@ impl Scratch {
         method: IngestionMethod,
         hash: Hash,
     ) -> PathBuf {
-        self.add("out", path, OutputKind::Fixed { method, hash })
+        self.of_kind("out", path, OutputKind::Fixed { method, hash })
     }
 
-    fn add(&mut self, name: &str, path: &StorePath, kind: OutputKind) -> PathBuf {
+    /// Declares an output of some kind.
+    pub(crate) fn of_kind(&mut self, name: &str, path: &StorePath, kind: OutputKind) -> PathBuf {
         self.candidates.insert(path.clone());
         self.outputs.push(ScratchOutput {
             name: name.parse::<OutputName>().unwrap(),

@@ -1,5 +1,6 @@
 //! Transcripts: a list of events in, `state + event → state [effects]` out.
 
+mod resolution;
 mod rounds;
 
 use std::time::SystemTime;
