@@ -11,6 +11,7 @@ mod cooperation;
 mod differential;
 mod events;
 mod faults;
+mod floating;
 mod full_disk;
 mod interruption;
 mod library;

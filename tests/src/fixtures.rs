@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use crate::invocation::Invocation;
 use crate::requirement;
+use crate::store::TestStore;
 
 /// The derivations and answers of `fixtures/nix-2.8`.
 #[derive(Debug, Clone)]
@@ -88,6 +90,39 @@ impl Fixtures {
                 })
             })
             .collect()
+    }
+
+    /// Returns the outputs of each attribute of the group `ca-build`, by name, as Nix realised them.
+    #[must_use]
+    pub fn floating_outputs(&self) -> BTreeMap<String, BTreeMap<String, String>> {
+        let mut outputs: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
+        for line in self.read("ca/outputs.tsv").lines() {
+            let columns: Vec<&str> = line.split('\t').collect();
+            let &[attribute, _, name, path] = columns.as_slice() else {
+                panic!("ca/outputs.tsv has a line of another shape: {line}");
+            };
+            let of_attribute = outputs.entry(attribute.to_owned()).or_default();
+            of_attribute.insert(name.to_owned(), path.to_owned());
+        }
+        outputs
+    }
+
+    /// Prepares genuine Nix writing derivations of one group into a store. They need no tree of
+    /// sources.
+    #[must_use]
+    pub fn instantiation(
+        &self,
+        store: &TestStore,
+        group: &str,
+        attributes: &[String],
+    ) -> Invocation {
+        let invocation = store
+            .nix_program("nix-instantiate")
+            .arg(self.expressions())
+            .args(["--arg", "tree", "/var/empty"]);
+        attributes.iter().fold(invocation, |it, attribute| {
+            it.arg("-A").arg(format!("{group}.{attribute}"))
+        })
     }
 
     fn read(&self, name: &str) -> String {

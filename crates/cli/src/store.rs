@@ -1,15 +1,16 @@
 //! The store, for questions that need no goal.
 
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use actix::Addr;
 use actix::dev::ToEnvelope;
 use actix::prelude::*;
-use registry::{Added, RootsLease, StopRegistry, StoreRegistry};
+use registry::{Added, QueryRealisations, RootsLease, StopRegistry, StoreRegistry};
 use store_model::settings::StoreLayout;
-use store_model::{Settings, StoreDir, StorePath};
+use store_model::{Derivation, OutputName, Settings, StoreDir, StorePath};
 
 use crate::failure::{Failure, Result};
 
@@ -75,6 +76,25 @@ impl Store {
     {
         let answer = self.registry.send(message).await;
         Ok(answer.map_err(|_| Failure::message("the store has stopped"))??)
+    }
+
+    /// Returns the outputs of a derivation whose paths are known: those that it says, and those that
+    /// are realised.
+    ///
+    /// # Errors
+    /// It has outputs that only the feature `ca-derivations` could know of, and that is off.
+    pub(crate) async fn output_paths(
+        &self,
+        derivation: Arc<Derivation>,
+    ) -> Result<BTreeMap<OutputName, StorePath>> {
+        let said = derivation.known_outputs();
+        let mut paths: BTreeMap<_, _> = said
+            .map(|(name, path)| (name.clone(), path.clone()))
+            .collect();
+        if paths.len() < derivation.outputs.len() {
+            paths.extend(self.ask(QueryRealisations { derivation }).await?.paths);
+        }
+        Ok(paths)
     }
 
     /// Has the registry add something, and keeps it; returns where it is.

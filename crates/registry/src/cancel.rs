@@ -3,26 +3,44 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use tokio::sync::Notify;
+
 use crate::Error;
 
 /// A flag that its owner raises and a worker thread looks at between two pieces of work. Copies are
 /// the same flag; once raised it stays so.
 #[derive(Debug, Clone, Default)]
 pub struct CancelFlag {
-    is_raised: Arc<AtomicBool>,
+    flag: Arc<Flag>,
+}
+
+#[derive(Debug, Default)]
+struct Flag {
+    is_raised: AtomicBool,
+    /// Wakes those who have nothing to do but wait.
+    raised: Notify,
 }
 
 impl CancelFlag {
     /// Tells whoever looks at the flag to stop.
     pub fn raise(&self) {
-        // Nothing else is handed over with it, so no order is needed.
-        self.is_raised.store(true, Ordering::Relaxed);
+        self.flag.is_raised.store(true, Ordering::Release);
+        self.flag.raised.notify_waiters();
     }
 
     /// Returns whether anybody has raised the flag.
     #[must_use]
     pub fn is_raised(&self) -> bool {
-        self.is_raised.load(Ordering::Relaxed)
+        self.flag.is_raised.load(Ordering::Acquire)
+    }
+
+    /// Returns when the flag is raised.
+    pub(crate) async fn raised(&self) {
+        // Whoever raises it from here on wakes this future, so the flag is looked at afterwards.
+        let raised = self.flag.raised.notified();
+        if !self.is_raised() {
+            raised.await;
+        }
     }
 
     /// Ends work that nobody wants.

@@ -3,7 +3,7 @@
 //! A derivation's outputs follow from its inputs' texts, so checking one reads the graph below it.
 //! Each text is read once and each hash computed once, whoever asks: a graph costs linear time.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
 use std::io::Read as _;
 use std::os::fd::OwnedFd;
@@ -13,7 +13,7 @@ use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 use store_model::derivation::HashModuloCache;
 use store_model::derivation::reference_graphs::graph_outputs;
-use store_model::{Derivation, Hash, HashAlgorithm, StorePath};
+use store_model::{Derivation, DrvOutput, Hash, HashAlgorithm, OutputName, StorePath};
 
 use crate::Error;
 use crate::db::{Database, query};
@@ -105,6 +105,49 @@ impl Derivations {
         })
     }
 
+    /// Returns as what each output of a derivation is remembered. It need not be in the store, but
+    /// its inputs must be.
+    ///
+    /// # Errors
+    /// An input cannot be read, or the derivation is malformed.
+    pub(crate) fn output_ids(
+        &mut self,
+        derivation: &Derivation,
+    ) -> Result<BTreeMap<OutputName, DrvOutput>, Error> {
+        let (parsed, layout) = (&mut self.parsed, &self.layout);
+        let masked = self
+            .hashes
+            .hash_inputs(derivation, &mut |input| load(parsed, layout, input))
+            .and_then(|()| Ok(self.hashes.hash_masked(derivation)?))
+            .map_err(|error| error.of(|| derivation.name.clone()))?;
+        let id = |(name, drv_hash): (OutputName, Hash)| {
+            let output_name = name.clone();
+            let id = DrvOutput {
+                drv_hash,
+                output_name,
+            };
+            (name, id)
+        };
+        Ok(masked.outputs.into_iter().map(id).collect())
+    }
+
+    /// Returns as what the outputs of a derivation's inputs are remembered, those that it uses.
+    ///
+    /// # Errors
+    /// As [`Derivations::get`].
+    pub(crate) fn input_ids(
+        &mut self,
+        derivation: &Derivation,
+    ) -> Result<BTreeSet<DrvOutput>, Error> {
+        let mut ids = BTreeSet::new();
+        for (input, names) in &derivation.input_derivations {
+            let input = self.get(input)?;
+            let of_input = self.output_ids(&input)?;
+            ids.extend(names.iter().filter_map(|name| of_input.get(name).cloned()));
+        }
+        Ok(ids)
+    }
+
     /// Checks a derivation that is about to become valid; its inputs are.
     ///
     /// # Errors
@@ -133,35 +176,48 @@ fn check(
     path: &StorePath,
     derivation: &Derivation,
 ) -> Result<(), Error> {
-    let mut load = |input: &StorePath| -> Result<Arc<Derivation>, Loading> {
-        if let Some(known) = parsed.get(input) {
-            return Ok(known.derivation);
-        }
-        let derivation = Arc::new(read(layout, input).map_err(Loading::Read)?);
-        parsed.insert(
-            input.clone(),
-            Parsed {
-                derivation: Arc::clone(&derivation),
-                is_checked: false,
-            },
-        );
-        Ok(derivation)
-    };
     hashes
-        .check_output_paths(derivation, &mut load)
-        .map_err(|error| match error {
-            Loading::Read(error) => error,
-            Loading::Check(source) => Error::Derivation {
-                path: layout.print(path),
-                source: Box::new(source),
-            },
-        })
+        .check_output_paths(derivation, &mut |input| load(parsed, layout, input))
+        .map_err(|error| error.of(|| layout.print(path)))
+}
+
+/// Returns an input, whose own outputs nobody has looked at.
+fn load(
+    parsed: &mut Generations,
+    layout: &Layout,
+    input: &StorePath,
+) -> Result<Arc<Derivation>, Loading> {
+    if let Some(known) = parsed.get(input) {
+        return Ok(known.derivation);
+    }
+    let derivation = Arc::new(read(layout, input).map_err(Loading::Read)?);
+    parsed.insert(
+        input.clone(),
+        Parsed {
+            derivation: Arc::clone(&derivation),
+            is_checked: false,
+        },
+    );
+    Ok(derivation)
 }
 
 /// Why a derivation could not be checked.
 enum Loading {
     Read(Error),
     Check(store_model::Error),
+}
+
+impl Loading {
+    /// Says of which derivation.
+    fn of(self, path: impl FnOnce() -> String) -> Error {
+        match self {
+            Self::Read(error) => error,
+            Self::Check(source) => Error::Derivation {
+                path: path(),
+                source: Box::new(source),
+            },
+        }
+    }
 }
 
 impl From<store_model::Error> for Loading {

@@ -125,6 +125,27 @@ pub enum Error {
         /// Full path of what it refers to.
         reference: String,
     },
+    /// Going on would look for realisations where none are kept.
+    #[error("the store was opened without the experimental feature 'ca-derivations'")]
+    NoRealisations,
+    /// Going on would make two paths of one output, and dependents of both.
+    #[error("'{output}' is realised by '{known}' here already, so it is not registered as '{new}'")]
+    RealisationConflict {
+        /// The output, as `HASH!NAME`.
+        output: String,
+        /// Full path of what is registered.
+        known: String,
+        /// Full path of what was to be.
+        new: String,
+    },
+    /// Going on would record a dependency on an output that nobody can look up.
+    #[error("cannot register '{output}': it depends on '{dependency}', which is not realised here")]
+    UnknownRealisation {
+        /// The output, as `HASH!NAME`.
+        output: String,
+        /// What it depends on.
+        dependency: String,
+    },
     /// Going on would make paths that no order of registration or deletion suits.
     #[error("cycle detected in the references of '{path}' from '{referrer}'")]
     ReferenceCycle {

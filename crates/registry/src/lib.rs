@@ -1,7 +1,7 @@
 //! The store on disk: which paths are valid, who may write them, and how they become valid.
 //!
-//! Reading order: [`messages`] (the crate's whole conversation), [`actors`], `tasks` (what takes
-//! several steps), then what the threads do: `db` and `writer`, `ingest`, `path_lock`, `roots`.
+//! Reading order: [`messages`] (the crate's whole conversation), [`actors`], `tasks` and `realise`
+//! (what takes several steps), then what the threads do: `db` and `writer`, `ingest`, `path_lock`, `roots`.
 //!
 //! ```text
 //! StoreRegistry ─► readers     questions to the database, one snapshot each
@@ -25,6 +25,7 @@ pub mod messages;
 mod start;
 
 mod layout;
+mod realise;
 mod services;
 mod tasks;
 

@@ -11,7 +11,7 @@ use actix::Message;
 use store_model::derivation::IngestionMethod;
 use store_model::derivation::output_checks::OutputChecks;
 use store_model::derivation::reference_graphs::{GraphInfos, ReferenceGraphs};
-use store_model::{Derivation, Hash, OutputName, PathInfo, StorePath};
+use store_model::{Derivation, DrvOutput, Hash, HashAlgorithm, OutputName, PathInfo, StorePath};
 
 pub use crate::ingest::RoundOutputs;
 use crate::path_lock::HeldLocks;
@@ -171,11 +171,32 @@ pub struct DiscardInvalidPaths {
 pub struct ScratchOutput {
     /// Its symbolic name.
     pub name: OutputName,
-    /// Where it belongs; in the scratch directory it has the same base name, unless it was
-    /// redirected.
+    /// Where it belongs, or its provisional path; in the scratch directory it has the same base
+    /// name, unless it was redirected.
     pub path: StorePath,
-    /// What a fixed output must hash to.
-    pub fixed: Option<(IngestionMethod, Hash)>,
+    /// Whether its path follows from its contents.
+    pub kind: OutputKind,
+}
+
+/// What follows from what: an output's path from its contents, or its contents from its path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OutputKind {
+    /// Its path follows from its derivation, whatever it contains.
+    InputAddressed,
+    /// It must have this hash, modulo mentions of itself; its path follows from that.
+    Fixed {
+        /// What is hashed.
+        method: IngestionMethod,
+        /// What it must be.
+        hash: Hash,
+    },
+    /// Its path follows from its contents; until that is known it has a provisional one.
+    Floating {
+        /// What is hashed.
+        method: IngestionMethod,
+        /// With which algorithm.
+        algorithm: HashAlgorithm,
+    },
 }
 
 /// The directory that a builder saw as the store, reached by descriptor only.
@@ -212,6 +233,8 @@ pub struct RegisterOutputs {
     pub reference_candidates: Arc<BTreeSet<StorePath>>,
     /// What becomes of a valid object that lies where an output belongs.
     pub occupied: Occupied,
+    /// As what the outputs are remembered; empty without the feature `ca-derivations`.
+    pub realises: BTreeMap<OutputName, DrvOutput>,
     /// Raised by the goal when nobody wants the outputs any more. What has been handed to the writer
     /// by then becomes valid all the same; anything else is given up within moments, and the answer
     /// says which it was.
@@ -244,6 +267,68 @@ pub struct ContentAddressed {
     pub info: PathInfo,
     /// Keeps it from the garbage collector.
     pub roots: RootsLease,
+}
+
+/// Sent by a goal that holds the locks of its derivation, after its builder is gone: does what
+/// [`RegisterOutputs`] does with outputs whose paths follow from their contents. What mentions
+/// itself, or another output, is rewritten to say the path that there is in the end.
+///
+/// Waits for locks on those paths, which somebody else may hold who has made the same.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<RegisteredFloating, RegisterError>")]
+pub struct RegisterFloatingOutputs {
+    /// What was made, under provisional paths.
+    pub made: RegisterOutputs,
+    /// The provisional paths of the derivation's other outputs, and where those are.
+    pub settled: BTreeMap<StorePath, StorePath>,
+}
+
+/// Answer to [`RegisterFloatingOutputs`].
+#[derive(Debug)]
+pub struct RegisteredFloating {
+    /// Where the outputs are, valid.
+    pub outputs: BTreeMap<OutputName, StorePath>,
+    /// Keeps them from the garbage collector.
+    pub roots: RootsLease,
+}
+
+/// Asked by goals and the command line, where the store was opened with the feature
+/// `ca-derivations`: which of a derivation's outputs are realised, whatever recipe it was.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<RealisedOutputs, Error>")]
+pub struct QueryRealisations {
+    /// The derivation, whose inputs are in the store.
+    pub derivation: Arc<Derivation>,
+}
+
+/// Answer to [`QueryRealisations`].
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RealisedOutputs {
+    /// As what each output is remembered.
+    pub ids: BTreeMap<OutputName, DrvOutput>,
+    /// The paths of those that are realised.
+    pub paths: BTreeMap<OutputName, StorePath>,
+}
+
+/// Sent by goals that found outputs valid whose paths follow from their derivation, and nothing
+/// remembered of them: they were made without the feature.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<(), Error>")]
+pub struct NoteRealisations {
+    /// Which output each valid path is.
+    pub outputs: BTreeMap<DrvOutput, StorePath>,
+}
+
+/// Sent by a goal whose derivation was resolved, when what it was resolved to is realised:
+/// remembers the same paths as the outputs of the derivation as it was written, with the
+/// realisations of its inputs that they refer to.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<(), Error>")]
+pub struct AdoptRealisations {
+    /// The derivation as it was written.
+    pub derivation: Arc<Derivation>,
+    /// Its outputs that were wanted, valid.
+    pub outputs: BTreeMap<OutputName, StorePath>,
 }
 
 /// Why outputs were not registered. Nothing of them is valid then, and nothing is left at their
@@ -385,7 +470,7 @@ pub struct AddPath {
     /// How it is addressed; [`IngestionMethod::Recursive`] for ordinary sources.
     pub method: IngestionMethod,
     /// With which hash function, SHA-256 for ordinary sources.
-    pub algorithm: store_model::HashAlgorithm,
+    pub algorithm: HashAlgorithm,
 }
 
 /// Asked by the command line: which valid paths refer to this one.

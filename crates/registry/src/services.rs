@@ -6,7 +6,7 @@ use store_model::StorePath;
 use tokio::sync::watch;
 
 use crate::db::Database;
-use crate::db::connection::SchemaGuard;
+use crate::db::connection::{Realisations, SchemaGuard};
 use crate::derivations::Derivations;
 use crate::ingest::{GoodPaths, Ingest, Trash};
 use crate::layout::Layout;
@@ -28,6 +28,7 @@ pub(crate) struct Queues {
     pub(crate) ingest: WorkQueue<Ingest>,
     pub(crate) roots: WorkQueue<TempRoots>,
     pub(crate) trash: Trash,
+    pub(crate) realisations: Realisations,
     /// Closed when the registry stops.
     pub(crate) stopping: watch::Receiver<()>,
 }

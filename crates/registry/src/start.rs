@@ -145,6 +145,7 @@ fn start_threads(
         ingest: pools.ingest.queue(),
         roots: pools.roots.queue(),
         trash,
+        realisations: options.realisations,
         stopping,
     };
     Ok((queues, pools))

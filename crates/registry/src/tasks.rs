@@ -81,7 +81,8 @@ pub(crate) async fn register_by_contents(
         let roots = queues.lend_roots(vec![path]).await?;
         return Ok(ContentAddressed { info, roots });
     }
-    let (roots, attempt) = try_lock_rooted(&queues, &path).await?;
+    let wanted = BTreeSet::from([path.clone()]);
+    let (roots, attempt) = try_lock_rooted(&queues, &wanted).await?;
     // A valid path may be locked by whoever likes.
     if is_valid(&queues, &path).await? {
         return Ok(ContentAddressed { info, roots });
@@ -108,7 +109,7 @@ async fn add_found(queues: &Queues, found: FoundOutput) -> Result<(), Error> {
 async fn register_found(queues: &Queues, found: FoundOutput) -> Result<(), Error> {
     let path = found.info.path.clone();
     // The goal holds a lock already, so it may not wait for another.
-    let (_lease, attempt) = try_lock_rooted(queues, &path).await?;
+    let (_lease, attempt) = try_lock_rooted(queues, &BTreeSet::from([path.clone()])).await?;
     let LockAttempt::Acquired(_locks) = attempt else {
         tracing::debug!("'{path}' is locked by somebody else");
         return Ok(());
@@ -222,8 +223,9 @@ async fn lock_invalid(
     queues: &Queues,
     path: &StorePath,
 ) -> Result<(Option<OutputLocks>, RootsLease), Error> {
+    let wanted = BTreeSet::from([path.clone()]);
     loop {
-        let (lease, attempt) = try_lock_rooted(queues, path).await?;
+        let (lease, attempt) = try_lock_rooted(queues, &wanted).await?;
         // Asked after the attempt: whoever had the lock until now may have made the path valid.
         // And a valid path is not waited for, whatever its lock is held for.
         match (is_valid(queues, path).await?, attempt) {
@@ -234,19 +236,19 @@ async fn lock_invalid(
     }
 }
 
-/// Keeps a path from the collector, and tries its lock.
-async fn try_lock_rooted(
+/// Keeps paths from the collector, and tries their locks.
+pub(crate) async fn try_lock_rooted(
     queues: &Queues,
-    path: &StorePath,
+    paths: &BTreeSet<StorePath>,
 ) -> Result<(RootsLease, LockAttempt), Error> {
     let locker = queues.locker.clone();
-    let wanted = path.clone();
+    let wanted = paths.clone();
     let queue = queues.roots.downgrade();
     queues
         .roots
         .run(move |roots| {
-            let lease = roots.lend(vec![wanted.clone()], &queue)?;
-            Ok((lease, locker.try_lock(BTreeSet::from([wanted]))?))
+            let lease = roots.lend(wanted.iter().cloned().collect(), &queue)?;
+            Ok((lease, locker.try_lock(wanted)?))
         })
         .await
 }
@@ -341,7 +343,7 @@ pub(crate) async fn discard_invalid(queues: Queues, paths: Vec<StorePath>) -> Re
         .await
 }
 
-fn lost() -> Error {
+pub(crate) fn lost() -> Error {
     Error::WorkerLost { name: "ingest" }
 }
 

@@ -17,7 +17,7 @@ use tempfile::TempDir;
 
 use crate::actors::StoreRegistry;
 use crate::messages::{
-    Occupied, RegisterError, RegisterOutputs, ScratchOutput, ScratchStore, StopRegistry,
+    Occupied, OutputKind, RegisterError, RegisterOutputs, ScratchOutput, ScratchStore, StopRegistry,
 };
 use crate::start::{Registry, start};
 use crate::{CancelFlag, Error, staging};
@@ -254,7 +254,7 @@ impl Scratch {
 
     /// Declares an output and returns where its builder puts it.
     pub(crate) fn output(&mut self, name: &str, path: &StorePath) -> PathBuf {
-        self.add(name, path, None)
+        self.of_kind(name, path, OutputKind::InputAddressed)
     }
 
     /// Declares a fixed output.
@@ -264,20 +264,16 @@ impl Scratch {
         method: IngestionMethod,
         hash: Hash,
     ) -> PathBuf {
-        self.add("out", path, Some((method, hash)))
+        self.of_kind("out", path, OutputKind::Fixed { method, hash })
     }
 
-    fn add(
-        &mut self,
-        name: &str,
-        path: &StorePath,
-        fixed: Option<(IngestionMethod, Hash)>,
-    ) -> PathBuf {
+    /// Declares an output of some kind.
+    pub(crate) fn of_kind(&mut self, name: &str, path: &StorePath, kind: OutputKind) -> PathBuf {
         self.candidates.insert(path.clone());
         self.outputs.push(ScratchOutput {
             name: name.parse::<OutputName>().unwrap(),
             path: path.clone(),
-            fixed,
+            kind,
         });
         self.dir.join(path.base_name())
     }
@@ -310,6 +306,7 @@ impl Scratch {
             checks: self.checks.clone(),
             reference_candidates: Arc::new(self.candidates.clone()),
             occupied: Occupied::Refused,
+            realises: BTreeMap::new(),
             cancel: CancelFlag::default(),
         }
     }

@@ -12,9 +12,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
+use store_model::Realisation;
 use tokio::sync::mpsc;
 
 use crate::db::Database;
+use crate::db::realisations;
 use crate::db::write::{Registration, register_valid};
 use crate::layout::Layout;
 use crate::{Error, sync, workers};
@@ -29,6 +31,8 @@ const QUEUE_LEN: usize = 256;
 pub(crate) struct Commit {
     /// What to write.
     pub(crate) registrations: Vec<Registration>,
+    /// What is known of outputs then, of these paths or of others that are valid.
+    pub(crate) realisations: Vec<Realisation>,
     /// Told the outcome, on the writer's thread: must be quick.
     pub(crate) done: Box<dyn FnOnce(Result<(), Error>) + Send>,
 }
@@ -163,7 +167,8 @@ impl State {
                 continue;
             }
             let mut savepoint = transaction.savepoint().map_err(failed)?;
-            *outcome = register_valid(&self.database, &commit.registrations);
+            *outcome = register_valid(&self.database, &commit.registrations)
+                .and_then(|()| realisations::register(&self.database, &commit.realisations));
             // A full disk can end the whole transaction. Without this check the next savepoint
             // would open a new one, and commit what we report as failed.
             if self.database.connection.is_autocommit() {
@@ -181,7 +186,8 @@ impl State {
 
     /// Syncs what a batch makes valid; returns which of its commits may go on.
     fn sync_contents(&self, batch: &[Commit]) -> Result<Vec<Result<(), Error>>, Error> {
-        if self.content_sync == ContentSync::Relaxed {
+        let has_contents = batch.iter().any(|commit| !commit.registrations.is_empty());
+        if self.content_sync == ContentSync::Relaxed || !has_contents {
             return Ok(batch.iter().map(|_| Ok(())).collect());
         }
         let strategy = sync::Strategy::now();

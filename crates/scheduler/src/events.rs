@@ -73,6 +73,11 @@ pub struct Round {
 /// Why a goal stands still.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WaitReason {
+    /// Its derivation was resolved to another one, which is realised in its stead.
+    Resolved {
+        /// Path of that one.
+        drv_path: StorePath,
+    },
     /// Other goals make its inputs.
     Inputs {
         /// How many it waits for.

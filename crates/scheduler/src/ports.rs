@@ -4,9 +4,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use actix::{Recipient, WeakRecipient};
 use registry::{
-    AddTempRoots, AwaitLock, CompareOutputs, DiscardInvalidPaths, QueryClosure, QueryDerivation,
-    QueryGoodPaths, QueryGraphs, QueryPathInfo, QueryValidDerivers, QueryValidPaths,
-    RegisterByContents, RegisterOutputs, TryLockOutputs,
+    AddTempRoots, AddText, AdoptRealisations, AwaitLock, CompareOutputs, DiscardInvalidPaths,
+    NoteRealisations, QueryClosure, QueryDerivation, QueryGoodPaths, QueryGraphs, QueryPathInfo,
+    QueryRealisations, QueryValidDerivers, QueryValidPaths, RegisterByContents,
+    RegisterFloatingOutputs, RegisterOutputs, TryLockOutputs,
 };
 use sandbox::{BuildId, CancelBuild, DisposeBuild, StartBuild};
 use store_model::StoreDir;
@@ -45,6 +46,16 @@ pub struct Ports {
     pub register_outputs: Recipient<RegisterOutputs>,
     /// To the registry.
     pub register_by_contents: Recipient<RegisterByContents>,
+    /// To the registry.
+    pub register_floating_outputs: Recipient<RegisterFloatingOutputs>,
+    /// To the registry.
+    pub query_realisations: Recipient<QueryRealisations>,
+    /// To the registry.
+    pub note_realisations: Recipient<NoteRealisations>,
+    /// To the registry.
+    pub adopt_realisations: Recipient<AdoptRealisations>,
+    /// To the registry.
+    pub add_text: Recipient<AddText>,
     /// To the registry.
     pub compare_outputs: Recipient<CompareOutputs>,
     /// To the lock keeper.

@@ -338,7 +338,7 @@ impl Schedule {
             }
             Required::Ended(goal, outcome) => {
                 let known = self.wanted.get(&goal);
-                let serves = outcome.status != Status::AlreadyValid
+                let serves = !speaks_of_wanted_only(&outcome)
                     || known.is_none_or(|known| known.covers(outputs));
                 if serves {
                     return (goal, Some(outcome));
@@ -356,7 +356,7 @@ impl Schedule {
         }
     }
 
-    /// A goal starts over if it found its outputs valid while somebody asked for more of them, or
+    /// A goal starts over if it saw only to what was wanted while somebody asked for more, or
     /// if it was cancelled and somebody wanted it again before it had stopped.
     fn needs_another_look(
         &mut self,
@@ -372,7 +372,7 @@ impl Schedule {
         ) else {
             return false;
         };
-        let fell_short = outcome.status == Status::AlreadyValid && !served.covers(known);
+        let fell_short = speaks_of_wanted_only(outcome) && !served.covers(known);
         let was_cancelled = outcome.status == Status::Cancelled;
         if !(fell_short || was_cancelled) || !self.graph.is_wanted(goal) {
             return false;
@@ -474,4 +474,8 @@ impl Schedule {
             .map(Directive::Grant)
             .collect()
     }
+}
+/// Returns whether nothing is known of outputs that nobody wanted.
+fn speaks_of_wanted_only(outcome: &Outcome) -> bool {
+    outcome.status.is_success() && !outcome.has_all_outputs()
 }

@@ -1,6 +1,7 @@
 //! `build --dry-run`: which derivations would be built, without building any.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use registry::{QueryDerivation, QueryValidPaths};
 use scheduler::Wanted;
@@ -84,12 +85,14 @@ impl Planner<'_> {
             drv_path: drv_path.clone(),
         };
         let derivation = self.store.ask(message).await?;
-        let paths: Vec<_> = derivation
-            .known_outputs()
+        let known = self.store.output_paths(Arc::clone(&derivation)).await?;
+        let wanted = derivation.outputs.keys();
+        let n_wanted = wanted.filter(|name| outputs.contains(name)).count();
+        let paths: Vec<_> = known
+            .into_iter()
             .filter(|(name, _)| outputs.contains(name))
-            .map(|(_, path)| path.clone())
+            .map(|(_, path)| path)
             .collect();
-        let n_wanted = paths.len();
         let n_valid = self.store.ask(QueryValidPaths { paths }).await?.len();
         let will_build = n_valid < n_wanted;
         let asked = self

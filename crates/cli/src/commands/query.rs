@@ -150,9 +150,17 @@ async fn outputs(store: &Store, path: &StorePath) -> Result<Vec<(String, StorePa
     }
     let drv_path = path.clone();
     let derivation = store.ask(QueryDerivation { drv_path }).await?;
-    let mut outputs: Vec<_> = derivation
-        .known_outputs()
-        .map(|(name, path)| (name.to_string(), path.clone()))
+    let n_outputs = derivation.outputs.len();
+    let known = store.output_paths(derivation).await?;
+    if known.len() < n_outputs {
+        return Err(Failure::message(format!(
+            "'{}' has outputs whose paths are not known before they are built",
+            store.dir().print(path)
+        )));
+    }
+    let mut outputs: Vec<_> = known
+        .into_iter()
+        .map(|(name, path)| (name.to_string(), path))
         .collect();
     // Nix lists them in the order of their paths.
     outputs.sort_by(|left, right| left.1.cmp(&right.1));

@@ -84,6 +84,9 @@ fn wait_reason(reason: &WaitReason, store_dir: &StoreDir) -> Value {
     match reason {
         WaitReason::Inputs { n_pending } => json!({"for": "inputs", "pending": n_pending}),
         WaitReason::Contents => json!({"for": "contents"}),
+        WaitReason::Resolved { drv_path } => {
+            json!({"for": "resolved", "resolvedTo": store_dir.print(drv_path)})
+        }
         WaitReason::Slot => json!({"for": "slot"}),
         WaitReason::BuildUser => json!({"for": "buildUser"}),
         WaitReason::Registration => json!({"for": "registration"}),
@@ -119,6 +122,9 @@ pub(crate) fn outcome(outcome: &Outcome, store_dir: &StoreDir) -> Value {
     let mut put = |name: &str, detail: Value| value[name] = detail;
     if !outcome.message.is_empty() {
         put("message", json!(outcome.message));
+    }
+    if let Some(drv_path) = &outcome.resolved_to {
+        put("resolvedTo", json!(store_dir.print(drv_path)));
     }
     if let Some(times) = outcome.build_times {
         put("startedAtMs", json!(milliseconds(times.started_at)));

@@ -63,6 +63,13 @@ impl Plain {
                 lock_owner(*holder)
             ),
             EventKind::Waiting {
+                reason: WaitReason::Resolved { drv_path },
+            } => format!(
+                "resolved derivation: '{}' -> '{}'...\n",
+                self.store_dir.print(path),
+                self.store_dir.print(drv_path)
+            ),
+            EventKind::Waiting {
                 reason: WaitReason::PostBuildHook,
             } => format!(
                 "running post-build-hook for '{}'...\n",

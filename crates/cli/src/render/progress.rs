@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
-use scheduler::{BuildMode, Event, EventKind, GoalId, GoalKey, LockOwner, Status, WaitReason};
+use scheduler::{
+    BuildMode, Event, EventKind, GoalId, GoalKey, LockOwner, Outcome, Status, WaitReason,
+};
 use store_model::StorePath;
 use store_model::store_path::DERIVATION_SUFFIX;
 
@@ -64,7 +66,7 @@ impl Progress {
             if let Some(goal) = self.goals.remove(&event.goal)
                 && matches!(goal.key, GoalKey::Derivation(..))
             {
-                self.counts.add(outcome.status);
+                self.counts.add(outcome);
             }
             return;
         }
@@ -158,8 +160,10 @@ impl Progress {
 }
 
 impl Counts {
-    fn add(&mut self, status: Status) {
-        match status {
+    fn add(&mut self, outcome: &Outcome) {
+        match outcome.status {
+            // What it was resolved to has been counted.
+            status if status.is_success() && outcome.resolved_to.is_some() => {}
             Status::Built | Status::Substituted => self.n_built += 1,
             Status::AlreadyValid | Status::ResolvesToAlreadyValid => self.n_valid += 1,
             // Nobody wanted it any more; that is no failure of its own.
@@ -198,6 +202,8 @@ impl<'a> Waits<'a> {
     fn add(&mut self, goal: &'a GoalProgress, reason: &WaitReason) {
         self.n_goals += 1;
         match reason {
+            // What it was resolved to is a goal as well, and says what that waits for.
+            WaitReason::Resolved { .. } => self.n_goals -= 1,
             WaitReason::Inputs { .. } => self.n_inputs += 1,
             WaitReason::Contents => self.n_contents += 1,
             WaitReason::Slot => self.n_slot += 1,

@@ -10,14 +10,15 @@ use tokio::sync::oneshot;
 
 use crate::db::{Database, query};
 use crate::messages::{
-    AddIndirectRoot, AddPath, AddTempRoots, AddText, Added, CompareOutputs, Compared,
-    ContentAddressed, DiscardInvalidPaths, QueryAllValidPaths, QueryClosure, QueryDerivation,
-    QueryGoodPaths, QueryGraphs, QueryPathFromHashPart, QueryPathInfo, QueryReferrers,
-    QueryValidDerivers, QueryValidPaths, RegisterByContents, RegisterError, RegisterOutputs,
-    RootsLease, StopRegistry,
+    AddIndirectRoot, AddPath, AddTempRoots, AddText, Added, AdoptRealisations, CompareOutputs,
+    Compared, ContentAddressed, DiscardInvalidPaths, NoteRealisations, QueryAllValidPaths,
+    QueryClosure, QueryDerivation, QueryGoodPaths, QueryGraphs, QueryPathFromHashPart,
+    QueryPathInfo, QueryRealisations, QueryReferrers, QueryValidDerivers, QueryValidPaths,
+    RealisedOutputs, RegisterByContents, RegisterError, RegisterFloatingOutputs, RegisterOutputs,
+    RegisteredFloating, RootsLease, StopRegistry,
 };
 use crate::services::{Pools, Queues};
-use crate::{Error, roots, tasks, workers};
+use crate::{Error, realise, roots, tasks, workers};
 
 /// The store's memory: one writer, several readers, and the threads that make objects.
 #[derive(Debug)]
@@ -146,6 +147,38 @@ impl Handler<RegisterByContents> for StoreRegistry {
 
     fn handle(&mut self, request: RegisterByContents, _: &mut Context<Self>) -> Self::Result {
         self.run(|queues| tasks::register_by_contents(queues, request.candidate))
+    }
+}
+
+impl Handler<RegisterFloatingOutputs> for StoreRegistry {
+    type Result = Answer<RegisteredFloating, RegisterError>;
+
+    fn handle(&mut self, request: RegisterFloatingOutputs, _: &mut Context<Self>) -> Self::Result {
+        self.run(|queues| realise::register_floating(queues, request))
+    }
+}
+
+impl Handler<QueryRealisations> for StoreRegistry {
+    type Result = Answer<RealisedOutputs>;
+
+    fn handle(&mut self, question: QueryRealisations, _: &mut Context<Self>) -> Self::Result {
+        self.run(|queues| realise::realised_outputs(queues, question.derivation))
+    }
+}
+
+impl Handler<NoteRealisations> for StoreRegistry {
+    type Result = Answer<()>;
+
+    fn handle(&mut self, request: NoteRealisations, _: &mut Context<Self>) -> Self::Result {
+        self.run(|queues| realise::note(queues, request.outputs))
+    }
+}
+
+impl Handler<AdoptRealisations> for StoreRegistry {
+    type Result = Answer<()>;
+
+    fn handle(&mut self, request: AdoptRealisations, _: &mut Context<Self>) -> Self::Result {
+        self.run(|queues| realise::adopt(queues, request))
     }
 }
 

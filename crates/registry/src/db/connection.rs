@@ -41,6 +41,17 @@ pub(crate) struct DatabaseOptions {
     pub(crate) metadata_sync: MetadataSync,
     /// How long to wait for another program that keeps the database locked.
     pub(crate) busy_limit: Duration,
+    /// Whether realisations are kept.
+    pub(crate) realisations: Realisations,
+}
+
+/// Whether a store remembers which outputs of which derivations its paths are (`ca-derivations`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Realisations {
+    /// It does, and its database has the tables for it.
+    Kept,
+    /// It does not.
+    Absent,
 }
 
 impl DatabaseOptions {
@@ -49,6 +60,11 @@ impl DatabaseOptions {
         Self {
             metadata_sync: settings.metadata_sync,
             busy_limit: Duration::from_hours(1),
+            realisations: if settings.has_ca_derivations() {
+                Realisations::Kept
+            } else {
+                Realisations::Absent
+            },
         }
     }
 }
@@ -117,6 +133,11 @@ pub(crate) fn prepare(layout: &Layout, options: DatabaseOptions) -> Result<Schem
             drop(database);
             schema::write_schema_file(&schema_file)?;
         }
+    }
+    if options.realisations == Realisations::Kept {
+        let mut database = Database::open(layout, options)?;
+        let version_file = dir.join("ca-schema");
+        schema::provide_realisations(&mut database.connection, &path, &version_file)?;
     }
     Ok(guard)
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod connection;
 pub(crate) mod query;
+pub(crate) mod realisations;
 mod schema;
 pub(crate) mod write;
 

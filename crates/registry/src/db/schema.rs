@@ -20,6 +20,13 @@ const VERSION: u64 = 10;
 /// The statements exactly as Nix's database has stored them.
 const STATEMENTS: &str = include_str!("schema.sql");
 
+/// The version of the tables of realisations that Nix 2.8 writes.
+const REALISATIONS_VERSION: u64 = 3;
+
+/// The statements of the tables of realisations, which only a store has that was opened with the
+/// feature `ca-derivations`.
+const REALISATIONS_STATEMENTS: &str = include_str!("realisations.sql");
+
 /// What the `schema` file says.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum SchemaFile {
@@ -36,6 +43,10 @@ pub(super) enum SchemaFile {
 /// # Errors
 /// It names another version, or no version at all.
 pub(super) fn read_schema_file(path: &Path) -> Result<SchemaFile, Error> {
+    read_version_file(path, VERSION)
+}
+
+fn read_version_file(path: &Path, known: u64) -> Result<SchemaFile, Error> {
     let text = match fs::read(path) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(SchemaFile::Absent),
@@ -51,21 +62,13 @@ pub(super) fn read_schema_file(path: &Path) -> Result<SchemaFile, Error> {
     })?;
     let path = path.to_owned();
     match found {
-        VERSION => Ok(SchemaFile::Current),
-        1..VERSION => Err(Error::OlderSchema {
-            path,
-            found,
-            known: VERSION,
-        }),
         0 => Err(Error::DatabaseCorrupt {
             path,
             reason: "the file holds schema version 0".to_owned(),
         }),
-        _ => Err(Error::NewerSchema {
-            path,
-            found,
-            known: VERSION,
-        }),
+        _ if found == known => Ok(SchemaFile::Current),
+        _ if found < known => Err(Error::OlderSchema { path, found, known }),
+        _ => Err(Error::NewerSchema { path, found, known }),
     }
 }
 
@@ -101,14 +104,55 @@ pub(super) fn create(connection: &mut Connection, database: &Path) -> Result<(),
     check(connection, database)
 }
 
+/// Sees to it that a database with Nix's tables has those of realisations, too. Makes them if this
+/// is the first program on the store that has the feature.
+///
+/// Whoever changes tables that exist holds the schema's lock alone, which the caller shares.
+///
+/// # Errors
+/// They are of another version, are others, or cannot be made.
+pub(super) fn provide_realisations(
+    connection: &mut Connection,
+    database: &Path,
+    version_file: &Path,
+) -> Result<(), Error> {
+    if read_version_file(version_file, REALISATIONS_VERSION)? == SchemaFile::Current {
+        return check_statements(connection, database, REALISATIONS_STATEMENTS);
+    }
+    let failed = |source| Error::database("making tables of realisations", database, source);
+    let transaction = connection
+        .transaction_with_behavior(TransactionBehavior::Immediate)
+        .map_err(failed)?;
+    let found = stored_statements(&transaction).map_err(failed)?;
+    if !found
+        .iter()
+        .any(|line| line.starts_with("create table realisations"))
+    {
+        transaction
+            .execute_batch(REALISATIONS_STATEMENTS)
+            .map_err(failed)?;
+    }
+    transaction.commit().map_err(failed)?;
+    check_statements(connection, database, REALISATIONS_STATEMENTS)?;
+    write_version_file(version_file, REALISATIONS_VERSION)
+}
+
 /// Checks that the tables are Nix's.
 ///
 /// # Errors
 /// One of them is absent or another.
 pub(super) fn check(connection: &Connection, database: &Path) -> Result<(), Error> {
+    check_statements(connection, database, STATEMENTS)
+}
+
+fn check_statements(
+    connection: &Connection,
+    database: &Path,
+    statements: &str,
+) -> Result<(), Error> {
     let found = stored_statements(connection)
         .map_err(|source| Error::database("reading tables", database, source))?;
-    for wanted in STATEMENTS.split_inclusive(";\n") {
+    for wanted in statements.split_inclusive(";\n") {
         let wanted = wanted.trim_end_matches('\n').trim_end_matches(';');
         // The body of the trigger has a semicolon of its own.
         let head = wanted.lines().next().unwrap_or(wanted);
@@ -127,6 +171,10 @@ pub(super) fn check(connection: &Connection, database: &Path) -> Result<(), Erro
 /// # Errors
 /// It cannot be written or synced.
 pub(super) fn write_schema_file(path: &Path) -> Result<(), Error> {
+    write_version_file(path, VERSION)
+}
+
+fn write_version_file(path: &Path, version: u64) -> Result<(), Error> {
     let new = path.with_extension("new");
     let failed = |error| Error::file("writing", &new, error);
     let mut file = File::options()
@@ -136,7 +184,7 @@ pub(super) fn write_schema_file(path: &Path) -> Result<(), Error> {
         .mode(0o644)
         .open(&new)
         .map_err(failed)?;
-    write!(file, "{VERSION}").map_err(failed)?;
+    write!(file, "{version}").map_err(failed)?;
     file.sync_all().map_err(failed)?;
     fs::rename(&new, path).map_err(|error| Error::file("renaming to", path, error))?;
     let dir = path.parent().unwrap_or(path);

@@ -11,6 +11,7 @@ use bstr::{BStr, ByteSlice as _};
 use rustix::fs::Advice;
 use store_model::derivation::IngestionMethod;
 use store_model::hash::Hasher;
+use store_model::hash_rewrite::{HashRewriter, SelfModuloHasher};
 use store_model::nar::{
     self, FileHeader, NarDigest, NarHasher, NarVisitor as _, NarWriter, WriteError,
 };
@@ -51,9 +52,13 @@ pub(crate) enum Metadata<'a> {
 
 /// What else to hash, beside the archive's SHA-256.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct ContentHash {
+pub(crate) struct ContentHash<'a> {
     pub(crate) method: IngestionMethod,
     pub(crate) algorithm: HashAlgorithm,
+    /// The object's own path, mentions of which count as nothing: it may follow from the hash.
+    pub(crate) own_path: Option<&'a StorePath>,
+    /// Paths whose mentions are hashed as if they were mentions of others.
+    pub(crate) redirected: &'a [(StorePath, StorePath)],
 }
 
 /// What a tree has turned out to be.
@@ -76,10 +81,10 @@ pub(crate) fn read_tree(
     question: Question<'_>,
     buffer: &mut ReadBuffer,
 ) -> Result<Contents, Error> {
-    let is_flat = |content: &ContentHash| content.method != IngestionMethod::Recursive;
+    let is_flat = |content: &ContentHash<'_>| content.method != IngestionMethod::Recursive;
     let hasher = question
         .content_hash
-        .map(|content| (is_flat(&content), Hasher::new(content.algorithm)));
+        .map(|content| (is_flat(&content), ContentHasher::new(content)));
     let (flat, recursive) = match hasher {
         Some((true, hasher)) => (Some(hasher), None),
         Some((false, hasher)) => (None, Some(hasher)),
@@ -111,9 +116,14 @@ pub(crate) fn read_tree(
             nar::PORTABLE_DEPTH
         );
     }
+    let content_hash = flat
+        .or(sink.recursive)
+        .map(ContentHasher::finish)
+        .transpose()
+        .map_err(|error| Error::file("hashing", path, error))?;
     Ok(Contents {
         nar: sink.nar.finish(),
-        content_hash: flat.or(sink.recursive).map(Hasher::finish),
+        content_hash,
     })
 }
 
@@ -122,22 +132,62 @@ pub(crate) struct Question<'a> {
     pub(crate) metadata: Metadata<'a>,
     /// Paths whose mention is a reference.
     pub(crate) candidates: &'a BTreeSet<StorePath>,
-    pub(crate) content_hash: Option<ContentHash>,
+    pub(crate) content_hash: Option<ContentHash<'a>>,
     /// Looked at before each file, link and directory, and between the pieces of a file.
     pub(crate) cancel: &'a CancelFlag,
+}
+
+/// What makes the hash of contents.
+enum ContentHasher {
+    Plain(Hasher),
+    ModuloSelf(SelfModuloHasher),
+    Redirected(HashRewriter<SelfModuloHasher>),
+}
+
+impl ContentHasher {
+    fn new(content: ContentHash<'_>) -> Self {
+        let Some(own_path) = content.own_path else {
+            return Self::Plain(Hasher::new(content.algorithm));
+        };
+        let hasher = SelfModuloHasher::new(content.algorithm, own_path);
+        if content.redirected.is_empty() {
+            return Self::ModuloSelf(hasher);
+        }
+        let pairs = content.redirected.iter().map(|(from, to)| (from, to));
+        Self::Redirected(HashRewriter::new(hasher, pairs))
+    }
+
+    fn update(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Plain(hasher) => {
+                hasher.update(bytes);
+                Ok(())
+            }
+            Self::ModuloSelf(hasher) => hasher.write_all(bytes),
+            Self::Redirected(hasher) => hasher.write_all(bytes),
+        }
+    }
+
+    fn finish(self) -> io::Result<Hash> {
+        Ok(match self {
+            Self::Plain(hasher) => hasher.finish(),
+            Self::ModuloSelf(hasher) => hasher.finish(),
+            Self::Redirected(hasher) => hasher.finish()?.0.finish(),
+        })
+    }
 }
 
 /// Where the archive goes: nowhere but into hashes.
 struct Sink {
     nar: NarHasher,
-    recursive: Option<Hasher>,
+    recursive: Option<ContentHasher>,
 }
 
 impl Write for Sink {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.nar.update(bytes);
         if let Some(hasher) = &mut self.recursive {
-            hasher.update(bytes);
+            hasher.update(bytes)?;
         }
         Ok(bytes.len())
     }
@@ -149,7 +199,7 @@ impl Write for Sink {
 
 struct TreeReader<'a> {
     archive: NarWriter<Sink>,
-    flat: Option<Hasher>,
+    flat: Option<ContentHasher>,
     metadata: Metadata<'a>,
     cancel: &'a CancelFlag,
     root: &'a Path,
@@ -231,7 +281,8 @@ impl TreeReader<'_> {
             }
             let chunk = &self.buffer.0[..n_read];
             if let Some(hasher) = &mut self.flat {
-                hasher.update(chunk);
+                let hashed = hasher.update(chunk);
+                hashed.map_err(|error| Error::file("hashing", self.root, error))?;
             }
             self.archive
                 .file_contents(chunk)

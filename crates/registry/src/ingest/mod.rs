@@ -30,7 +30,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::io::Errno;
 use store_model::signature::SecretKey;
-use store_model::{NarHash, StorePath};
+use store_model::{NarHash, Realisation, StorePath};
 use tokio::sync::oneshot;
 
 use crate::db::Database;
@@ -43,10 +43,10 @@ use crate::{CancelFlag, Error};
 
 use self::canonical::Canonical;
 pub use self::compare::RoundOutputs;
-use self::copy::{Copying, Place, copy_tree};
+use self::copy::{Mentions, Place, RequiredOwner, copy_tree};
 pub(crate) use self::hash_scan::ReadBuffer;
 use self::hash_scan::{ContentHash, Contents, Metadata, Question, read_tree};
-pub(crate) use self::outputs::FoundOutput;
+pub(crate) use self::outputs::{FoundOutput, Present};
 use self::repair::Displaced;
 pub(crate) use self::sources::NewText;
 
@@ -82,7 +82,7 @@ pub(crate) enum FileSharing {
 struct StagedQuestion<'a> {
     /// Paths whose mention is a reference.
     candidates: &'a BTreeSet<StorePath>,
-    content_hash: Option<ContentHash>,
+    content_hash: Option<ContentHash<'a>>,
     cancel: &'a CancelFlag,
 }
 
@@ -196,7 +196,23 @@ impl Ingest {
     }
 
     /// Makes a fresh copy in our own directory.
-    fn copy_in(&self, from: Place<'_>, copying: Copying<'_>) -> Result<Staged, Error> {
+    fn copy_in(
+        &self,
+        from: Place<'_>,
+        owner: RequiredOwner,
+        cancel: &CancelFlag,
+    ) -> Result<Staged, Error> {
+        self.copy_redirected(from, owner, Mentions::Same, cancel)
+    }
+
+    /// Makes a fresh copy in our own directory, which may mention other paths.
+    fn copy_redirected(
+        &self,
+        from: Place<'_>,
+        owner: RequiredOwner,
+        mentions: Mentions<'_>,
+        cancel: &CancelFlag,
+    ) -> Result<Staged, Error> {
         let copy = Staged::new(self.trash.clone());
         let path = self.trash.staging.path_of(&copy.name);
         let to = Place {
@@ -204,7 +220,7 @@ impl Ingest {
             name: &copy.name,
             path: &path,
         };
-        copy_tree(from, to, copying)?;
+        copy_tree(from, to, owner, mentions, cancel)?;
         Ok(copy)
     }
 
@@ -244,9 +260,25 @@ impl Ingest {
         }
     }
 
+    /// Signs that an output is realised by a path.
+    pub(crate) fn sign_realisation(&self, realisation: &mut Realisation) {
+        let fingerprint = realisation.fingerprint();
+        let signatures = self.secret_keys.iter().map(|key| key.sign(&fingerprint));
+        realisation.signatures.extend(signatures);
+    }
+
     /// Returns an object's path as messages have it.
     fn logical_path(&self, path: &StorePath) -> PathBuf {
         PathBuf::from(self.layout.print(path))
+    }
+
+    /// Has realisations of valid paths recorded.
+    pub(crate) fn record(
+        &self,
+        realisations: Vec<Realisation>,
+        reply: oneshot::Sender<Result<(), Error>>,
+    ) {
+        self.commit(Vec::new(), realisations, (), reply);
     }
 
     /// Hands objects that are in place to the writer, who answers in our stead. What cannot be
@@ -254,16 +286,18 @@ impl Ingest {
     fn commit<T: Send + 'static, E: From<Error> + Send + 'static>(
         &self,
         registrations: Vec<Registration>,
+        realisations: Vec<Realisation>,
         answer: T,
         reply: oneshot::Sender<Result<T, E>>,
     ) {
-        self.commit_over(registrations, Vec::new(), answer, reply);
+        self.commit_over(registrations, realisations, Vec::new(), answer, reply);
     }
 
     /// The same, where some of the objects are in the place of others, which are deleted in the end.
     fn commit_over<T: Send + 'static, E: From<Error> + Send + 'static>(
         &self,
         registrations: Vec<Registration>,
+        realisations: Vec<Realisation>,
         displaced: Vec<Displaced>,
         answer: T,
         reply: oneshot::Sender<Result<T, E>>,
@@ -292,6 +326,7 @@ impl Ingest {
         });
         self.commits.submit_blocking(Commit {
             registrations,
+            realisations,
             done,
         });
     }

@@ -1,5 +1,6 @@
 //! Registering what a builder has left.
 
+mod floating;
 mod mismatch;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,11 +12,11 @@ use rustix::io::Errno;
 use store_model::content_address::References;
 use store_model::derivation::IngestionMethod;
 use store_model::derivation::output_checks::CheckedOutputs;
-use store_model::{ContentAddress, OutputName, PathInfo, StorePath};
+use store_model::{ContentAddress, NarHash, OutputName, PathInfo, Realisation, StorePath};
 use tokio::sync::oneshot;
 
 use super::canonical::Canonical;
-use super::copy::{Copying, Place, RequiredOwner};
+use super::copy::{Mentions, Place, RequiredOwner};
 use super::hash_scan::{ContentHash, Contents, Metadata, Question, read_tree};
 use super::repair::{Displaced, keep_signatures};
 use super::{Ingest, Staged, StagedQuestion, discard_all, place};
@@ -23,9 +24,10 @@ use crate::Error;
 use crate::cycle::find_cycle;
 use crate::db::query;
 use crate::db::write::{Registration, unix_time};
-use crate::messages::{Occupied, RegisterError, RegisterOutputs, ScratchOutput};
+use crate::messages::{Occupied, OutputKind, RegisterError, RegisterOutputs, ScratchOutput};
 use crate::staging::c_name;
 
+pub(crate) use self::floating::Present;
 pub(crate) use self::mismatch::{FoundOutput, Refusal};
 
 /// An output that is ready to be moved into the store.
@@ -36,6 +38,7 @@ pub(super) struct Ready<'a> {
 }
 
 /// Where an output is.
+#[derive(Debug)]
 pub(super) enum Source {
     /// Where its builder left it, under the name of its path.
     Scratch,
@@ -60,20 +63,42 @@ impl Ingest {
             }
         };
         let registrations = infos
-            .iter()
+            .values()
             .map(|info| Registration {
                 info: info.clone(),
                 derivation_outputs: Vec::new(),
             })
             .collect();
-        self.commit_over(registrations, displaced, infos, reply);
+        let realisations = self.realisations(request, &infos);
+        let infos = infos.into_values().collect();
+        self.commit_over(registrations, realisations, displaced, infos, reply);
+    }
+
+    /// Returns what is to be remembered of outputs, signed.
+    fn realisations(
+        &self,
+        request: &RegisterOutputs,
+        infos: &BTreeMap<OutputName, PathInfo>,
+    ) -> Vec<Realisation> {
+        let remembered = request.realises.iter().filter_map(|(name, id)| {
+            let mut realisation = Realisation {
+                id: id.clone(),
+                out_path: infos.get(name)?.path.clone(),
+                signatures: BTreeSet::new(),
+                // The builder saw paths, and no derivation that could be realised otherwise.
+                dependent_realisations: BTreeMap::new(),
+            };
+            self.sign_realisation(&mut realisation);
+            Some(realisation)
+        });
+        remembered.collect()
     }
 
     fn ingest_outputs(
         &mut self,
         request: &RegisterOutputs,
         earlier: &[PathInfo],
-    ) -> Result<(Vec<PathInfo>, Vec<Displaced>), Refusal> {
+    ) -> Result<(BTreeMap<OutputName, PathInfo>, Vec<Displaced>), Refusal> {
         let ready = self.prepare_outputs(request)?;
         self.refuse_cycles(request, &ready)?;
         let mut infos = self.describe(request, &ready);
@@ -82,13 +107,12 @@ impl Ingest {
         }
         self.check_outputs(request, &infos)?;
         for ready in &ready {
-            self.optimise_output(request, ready)?;
+            self.optimise_output(request, &ready.output.path, &ready.source)?;
         }
         // From here on it takes moments, and whoever cancels now waits for less than it would take
         // to take everything back.
         request.cancel.check()?;
         let displaced = self.place_outputs(request, ready)?;
-        let infos = infos.into_values().collect::<Vec<_>>();
         self.tell_changes(&infos, earlier);
         Ok((infos, displaced))
     }
@@ -101,11 +125,11 @@ impl Ingest {
     ) -> BTreeMap<OutputName, PathInfo> {
         let describe = |ready: &Ready<'_>| {
             let path = ready.output.path.clone();
-            let address = ready
-                .output
-                .fixed
-                .map(|(method, hash)| ContentAddress { method, hash })
-                .filter(|address| self.is_recordable(request, ready, address));
+            let address = match ready.output.kind {
+                OutputKind::Fixed { method, hash } => Some(ContentAddress { method, hash }),
+                OutputKind::InputAddressed | OutputKind::Floating { .. } => None,
+            };
+            let address = address.filter(|address| self.is_recordable(request, ready, address));
             let info = self.built_info(request, path, &ready.contents, address);
             (ready.output.name.clone(), info)
         };
@@ -213,13 +237,14 @@ impl Ingest {
     fn optimise_output(
         &mut self,
         request: &RegisterOutputs,
-        ready: &Ready<'_>,
+        scratch_path: &StorePath,
+        source: &Source,
     ) -> Result<(), Error> {
-        let path = self.logical_path(&ready.output.path);
-        match &ready.source {
+        let path = self.logical_path(scratch_path);
+        match source {
             Source::Copy(copy) => self.optimise_staged(copy, &path, &request.cancel),
             Source::Scratch => {
-                let name = c_name(ready.output.path.base_name());
+                let name = c_name(scratch_path.base_name());
                 let dir = request.scratch.dir.as_fd();
                 self.optimise((dir, &name), &path, &request.cancel)
             }
@@ -249,14 +274,22 @@ impl Ingest {
         let mut ready = Vec::with_capacity(request.outputs.len());
         let is_rewritten = !request.scratch.redirected.is_empty();
         for output in &request.outputs {
-            let content_hash = output.fixed.map(|(method, hash)| {
-                let algorithm = hash.algorithm();
-                ContentHash { method, algorithm }
-            });
-            let prepared = if content_hash.is_some() || is_rewritten {
+            let content_hash = |method, algorithm| ContentHash {
+                method,
+                algorithm,
+                own_path: Some(&output.path),
+                redirected: &[],
+            };
+            let content_hash = match output.kind {
+                OutputKind::InputAddressed => None,
+                OutputKind::Fixed { method, hash } => Some(content_hash(method, hash.algorithm())),
+                OutputKind::Floating { method, algorithm } => Some(content_hash(method, algorithm)),
+            };
+            let is_fixed = matches!(output.kind, OutputKind::Fixed { .. });
+            let prepared = if is_fixed || is_rewritten {
                 self.read_copy(request, output, content_hash)
             } else {
-                self.read_scratch(request, output, &mut canonical)
+                self.read_scratch(request, output, &mut canonical, content_hash)
             };
             ready.push(prepared.map_err(blame)?);
         }
@@ -271,7 +304,7 @@ impl Ingest {
         output: &ScratchOutput,
     ) -> Result<(), RegisterError> {
         let printed = self.layout.print(&output.path);
-        let name = scratch_name(request, output);
+        let name = scratch_name(request, &output.path);
         let stat = match rustix::fs::statat(&request.scratch.dir, &*name, AtFlags::SYMLINK_NOFOLLOW)
         {
             Ok(stat) => stat,
@@ -294,15 +327,17 @@ impl Ingest {
                 "suspicious ownership or permission on '{printed}'; rejecting this build output"
             )));
         }
-        match output.fixed {
-            Some((IngestionMethod::Flat | IngestionMethod::Text, _)) if !is_plain_file(&stat) => {
-                Err(RegisterError::Rejected(format!(
-                    "output path '{printed}' should be a non-executable regular file since \
-                     recursive hashing is not enabled (outputHashMode=flat)"
-                )))
-            }
-            _ => Ok(()),
+        let method = match output.kind {
+            OutputKind::InputAddressed => return Ok(()),
+            OutputKind::Fixed { method, .. } | OutputKind::Floating { method, .. } => method,
+        };
+        if method == IngestionMethod::Recursive || is_plain_file(&stat) {
+            return Ok(());
         }
+        Err(RegisterError::Rejected(format!(
+            "output path '{printed}' should be a non-executable regular file since recursive \
+             hashing is not enabled (outputHashMode=flat)"
+        )))
     }
 
     fn read_scratch<'a>(
@@ -310,6 +345,7 @@ impl Ingest {
         request: &RegisterOutputs,
         output: &'a ScratchOutput,
         canonical: &mut Canonical,
+        content_hash: Option<ContentHash<'_>>,
     ) -> Result<Ready<'a>, Error> {
         let name = c_name(output.path.base_name());
         let none = BTreeSet::new();
@@ -320,7 +356,7 @@ impl Ingest {
             Question {
                 metadata: Metadata::Set(canonical, self.content_sync),
                 candidates: candidates(request, output, &none),
-                content_hash: None,
+                content_hash,
                 cancel: &request.cancel,
             },
             &mut self.buffer,
@@ -338,10 +374,10 @@ impl Ingest {
         &mut self,
         request: &RegisterOutputs,
         output: &'a ScratchOutput,
-        content_hash: Option<ContentHash>,
+        content_hash: Option<ContentHash<'_>>,
     ) -> Result<Ready<'a>, Error> {
         let owner = RequiredOwner::User(request.builder_uid);
-        let copy = self.copy_from_scratch(request, output, owner)?;
+        let copy = self.copy_from_scratch(request, &output.path, owner)?;
         let none = BTreeSet::new();
         let question = StagedQuestion {
             candidates: candidates(request, output, &none),
@@ -360,20 +396,24 @@ impl Ingest {
     fn copy_from_scratch(
         &self,
         request: &RegisterOutputs,
-        output: &ScratchOutput,
+        path: &StorePath,
         owner: RequiredOwner,
     ) -> Result<Staged, Error> {
         let from = Place {
             dir: request.scratch.dir.as_fd(),
-            name: &scratch_name(request, output),
-            path: &self.logical_path(&output.path),
+            name: &scratch_name(request, path),
+            path: &self.logical_path(path),
         };
-        let copying = Copying {
-            owner,
-            redirected: &request.scratch.redirected,
-            cancel: &request.cancel,
+        let redirected = request.scratch.redirected.iter();
+        let redirected: Vec<(StorePath, StorePath)> = redirected
+            .map(|(path, elsewhere)| (elsewhere.clone(), path.clone()))
+            .collect();
+        let mentions = if redirected.is_empty() {
+            Mentions::Same
+        } else {
+            Mentions::Redirected(&redirected)
         };
-        self.copy_in(from, copying)
+        self.copy_redirected(from, owner, mentions, &request.cancel)
     }
 
     /// Refuses outputs that refer to each other in a circle.
@@ -463,27 +503,40 @@ impl Ingest {
         request: &RegisterOutputs,
         ready: &Ready<'_>,
     ) -> Result<(), Error> {
+        let path = &ready.output.path;
+        let nar_hash = ready.contents.nar.nar_hash;
+        let mut copy = self.copy_unchanged(request, path, nar_hash)?;
+        self.place_staged(&mut copy, path)
+    }
+
+    /// Copies an output that has been read and made canonical, and sees that it is still the same.
+    fn copy_unchanged(
+        &mut self,
+        request: &RegisterOutputs,
+        scratch_path: &StorePath,
+        nar_hash: NarHash,
+    ) -> Result<Staged, Error> {
         let owner = RequiredOwner::User(self.layout.owner_uid);
-        let mut copy = self.copy_from_scratch(request, ready.output, owner)?;
-        let path = self.logical_path(&ready.output.path);
+        let copy = self.copy_from_scratch(request, scratch_path, owner)?;
+        let path = self.logical_path(scratch_path);
         let question = StagedQuestion {
             candidates: &BTreeSet::new(),
             content_hash: None,
             cancel: &request.cancel,
         };
         let contents = self.read_staged(&copy, &path, question)?;
-        if contents.nar.nar_hash != ready.contents.nar.nar_hash {
+        if contents.nar.nar_hash != nar_hash {
             return Err(Error::file("copying", path, Errno::IO));
         }
         self.optimise_staged(&copy, &path, &request.cancel)?;
-        self.place_staged(&mut copy, &ready.output.path)
+        Ok(copy)
     }
 }
 
 /// Returns the name under which a builder has made an output.
-fn scratch_name(request: &RegisterOutputs, output: &ScratchOutput) -> CString {
-    let elsewhere = request.scratch.redirected.get(&output.path);
-    c_name(elsewhere.unwrap_or(&output.path).base_name())
+fn scratch_name(request: &RegisterOutputs, path: &StorePath) -> CString {
+    let elsewhere = request.scratch.redirected.get(path);
+    c_name(elsewhere.unwrap_or(path).base_name())
 }
 
 /// Returns the paths that are looked for in an output: `none` if its references are to be

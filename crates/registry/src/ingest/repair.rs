@@ -5,10 +5,11 @@
 //! database. Whenever this ends half-way, there is one of the two at the path, and the row still
 //! tells whether it is what it should be.
 
+use std::collections::BTreeMap;
 use std::os::fd::AsFd as _;
 
 use rustix::io::Errno;
-use store_model::{NarHash, PathInfo, StorePath};
+use store_model::{NarHash, OutputName, PathInfo, StorePath};
 
 use super::outputs::Ready;
 use super::{Ingest, Staged, place};
@@ -93,9 +94,13 @@ impl Ingest {
 
     /// Says which outputs were made otherwise than what the database knows under their names: they
     /// replace that all the same, as in Nix, for what was there could not be used.
-    pub(super) fn tell_changes(&self, infos: &[PathInfo], earlier: &[PathInfo]) {
+    pub(super) fn tell_changes(
+        &self,
+        infos: &BTreeMap<OutputName, PathInfo>,
+        earlier: &[PathInfo],
+    ) {
         let print = |hash: NarHash| hash.to_hash().to_sri();
-        for info in infos {
+        for info in infos.values() {
             let before = earlier.iter().find(|before| before.path == info.path);
             if let Some(before) = before.filter(|before| before.nar_hash != info.nar_hash) {
                 tracing::warn!(

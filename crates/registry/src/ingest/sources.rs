@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::ffi::CString;
+use std::os::fd::AsFd as _;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
@@ -12,12 +13,13 @@ use store_model::derivation::IngestionMethod;
 use store_model::{ContentAddress, Hash, HashAlgorithm, OutputName, PathInfo, StorePath};
 use tokio::sync::oneshot;
 
-use super::copy::{Copying, Place, RequiredOwner, write_all};
+use super::copy::{Place, RequiredOwner, write_all};
 use super::hash_scan::{ContentHash, Contents};
-use super::{Ingest, Staged, StagedQuestion};
+use super::{Ingest, Staged, StagedQuestion, place};
 use crate::db::write::{Registration, unix_time};
 use crate::layout::Layout;
 use crate::messages::AddPath;
+use crate::staging::c_name;
 use crate::tree::describe;
 use crate::{CancelFlag, Error};
 
@@ -85,7 +87,7 @@ impl Ingest {
                     info,
                     derivation_outputs: text.derivation_outputs,
                 };
-                self.commit(vec![registration], (), reply);
+                self.commit(vec![registration], Vec::new(), (), reply);
             }
             Err(error) => {
                 let _listener_gone = reply.send(Err(error));
@@ -134,8 +136,7 @@ impl Ingest {
             name: &name,
             path: &request.source,
         };
-        let copying = Copying::faithful(RequiredOwner::Anybody, &self.stopping);
-        let staged = self.copy_in(from, copying)?;
+        let staged = self.copy_in(from, RequiredOwner::Anybody, &self.stopping)?;
         if request.method != IngestionMethod::Recursive {
             // The hash of bare contents does not tell whether they may be executed.
             self.make_plain(&staged)?;
@@ -145,7 +146,12 @@ impl Ingest {
         let stopping = self.stopping.clone();
         let question = StagedQuestion {
             candidates: &BTreeSet::new(),
-            content_hash: Some(ContentHash { method, algorithm }),
+            content_hash: Some(ContentHash {
+                method,
+                algorithm,
+                own_path: None,
+                redirected: &[],
+            }),
             cancel: &stopping,
         };
         let contents = self.read_staged(&staged, &request.source, question)?;
@@ -195,15 +201,23 @@ impl Ingest {
             info: source_info(path, &contents, BTreeSet::new(), address),
             derivation_outputs: Vec::new(),
         };
-        self.commit(vec![registration], (), reply);
+        self.commit(vec![registration], Vec::new(), (), reply);
     }
 
     /// Moves something to its place, where something invalid may still lie.
     pub(super) fn replace(&self, staged: &mut Staged, path: &StorePath) -> Result<(), Error> {
         match self.place_staged(staged, path) {
             Err(Error::PathExists { .. }) => {
-                self.trash.discard(path)?;
-                self.place_staged(staged, path)
+                let ours = (self.trash.staging.dir(), &*staged.name);
+                let name = c_name(path.base_name());
+                match place::exchange(ours, (self.layout.store.as_fd(), &name)) {
+                    // What lay there is ours now, and is deleted.
+                    Ok(()) => Ok(()),
+                    Err(_) => {
+                        self.trash.discard(path)?;
+                        self.place_staged(staged, path)
+                    }
+                }
             }
             outcome => outcome,
         }

@@ -46,6 +46,7 @@ impl Bench {
         let (reply, outcome) = channel();
         self.writer.queue().submit_blocking(Commit {
             registrations,
+            realisations: Vec::new(),
             done: Box::new(move |outcome| reply.send(outcome).unwrap()),
         });
         outcome
@@ -189,6 +190,7 @@ fn a_panic_in_an_answer_is_not_the_writers_end() {
     let bench = Bench::new();
     bench.writer.queue().submit_blocking(Commit {
         registrations: vec![registration(path('a', "a"), &[])],
+        realisations: Vec::new(),
         done: Box::new(|_| panic!("on purpose")),
     });
     let next = bench.submit(vec![registration(path('b', "b"), &[])]);

@@ -7,24 +7,23 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use actix::prelude::*;
-use registry::{
-    CancelFlag, LockAttempt, LockHolder, OutputLocks, RootsLease, RoundOutputs, TryLockOutputs,
-};
+use registry::{CancelFlag, OutputLocks, RootsLease, RoundOutputs};
 use sandbox::{
     BuildEvent, BuildExited, BuildId, BuildProgress, CancelBuild, Disposition, ScratchOutputs,
     StartBuild,
 };
-use store_model::settings::SandboxMode;
 use store_model::wanted_outputs::WantedOutputs;
-use store_model::{Derivation, OutputName, Settings, StorePath};
+use store_model::{Derivation, Settings, StorePath};
 use tokio::sync::oneshot;
 
+use self::outputs::Learnt;
+use self::resolution::{InputPaths, Resolved};
 use super::questions::{
-    await_lock, discard_invalid_paths, load_derivation, query_outputs, warn_of_ignored_checks,
+    await_lock, discard_invalid_paths, load_derivation, warn_of_ignored_checks,
 };
 use super::surroundings::{Surroundings, query_surroundings};
 use crate::error::chain;
-use crate::events::{EventKind, LockOwner, Round, WaitReason};
+use crate::events::{EventKind, Round, WaitReason};
 use crate::goal::derivation::{BuilderEnding, Disk, Effect, Event, Facts, State};
 use crate::goal::recipe::Recipe;
 use crate::goal::{BuildMode, BuildTimes, GoalId, GoalKey, Outcome, PathMode, Status};
@@ -37,8 +36,10 @@ use crate::ports::{Ports, tell};
 
 mod comparison;
 mod disposal;
+mod outputs;
 mod registration;
 mod repair;
+mod resolution;
 
 /// Brings the outputs of one derivation about.
 pub(crate) struct DerivationGoal {
@@ -54,12 +55,18 @@ pub(crate) struct DerivationGoal {
     /// Whether the client gave it, so that it need not be in the store.
     is_given: bool,
     has_rooted_outputs: bool,
+    /// What is known of its outputs that the derivation does not say.
+    learnt: Learnt,
+    /// What the derivation was resolved to.
+    resolved: Option<Resolved>,
     /// Keeps the derivation and its outputs from the garbage collector.
     roots: RootsLease,
     /// How inputs ended, which keeps them from the garbage collector.
     inputs: Vec<Arc<Outcome>>,
     /// Outputs of inputs that have ended, where the closure starts.
     input_roots: BTreeSet<StorePath>,
+    /// The same by input and name, if the derivation may have to be resolved.
+    input_paths: InputPaths,
     surroundings: Surroundings,
     lease: Option<SlotLease>,
     locks: Option<OutputLocks>,
@@ -109,9 +116,12 @@ impl DerivationGoal {
             is_given: new.derivation.is_some(),
             derivation: new.derivation,
             has_rooted_outputs: false,
+            learnt: Learnt::default(),
+            resolved: None,
             roots: RootsLease::default(),
             inputs: Vec::new(),
             input_roots: BTreeSet::new(),
+            input_paths: InputPaths::new(),
             surroundings: Surroundings::default(),
             lease: None,
             locks: None,
@@ -147,6 +157,9 @@ impl DerivationGoal {
                     LeaveInputs { goal: self.id },
                 );
             }
+            Effect::Resolve => self.resolve(ctx),
+            Effect::RequireResolved(drv_path) => self.require_resolved(drv_path),
+            Effect::AdoptRealisations(outcome) => self.adopt_realisations(&outcome, ctx),
             Effect::QueryClosure => self.query_surroundings(ctx),
             Effect::RequestSlot => {
                 let request = RequestBuildSlot { goal: self.id };
@@ -204,27 +217,6 @@ impl DerivationGoal {
         tell(&self.ports.upward.news, news);
     }
 
-    fn output_paths(&self) -> Vec<(OutputName, StorePath)> {
-        self.derivation
-            .iter()
-            .flat_map(|derivation| derivation.known_outputs())
-            .map(|(name, path)| (name.clone(), path.clone()))
-            .collect()
-    }
-
-    /// Returns every path at which an output may be made: without a sandbox what is valid is made
-    /// again at another one.
-    fn paths_of_outputs(&self) -> Vec<StorePath> {
-        let mut paths: Vec<StorePath> = self.output_paths().into_iter().map(|it| it.1).collect();
-        if self.settings.sandbox != SandboxMode::Always {
-            let (store_dir, drv_path) = (&self.ports.store_dir, &self.facts.drv_path);
-            let elsewhere = |path| sandbox::redirected_path(store_dir, drv_path, path).ok();
-            let others: Vec<StorePath> = paths.iter().filter_map(elsewhere).collect();
-            paths.extend(others);
-        }
-        paths
-    }
-
     fn load_derivation(&mut self, ctx: &mut Context<Self>) {
         let ports = Arc::clone(&self.ports);
         let drv_path = self.facts.drv_path.clone();
@@ -241,29 +233,6 @@ impl DerivationGoal {
                         Event::DerivationLoaded {
                             recipe: Arc::new(recipe),
                         }
-                    }
-                    Err(message) => Event::ServiceFailed { message },
-                };
-                goal.advance(event, ctx);
-            });
-        ctx.spawn(answer);
-    }
-
-    fn query_outputs(&mut self, ctx: &mut Context<Self>) {
-        let outputs = self.output_paths();
-        let to_keep = if std::mem::replace(&mut self.has_rooted_outputs, true) {
-            Vec::new()
-        } else {
-            self.paths_of_outputs()
-        };
-        let ports = Arc::clone(&self.ports);
-        let answer = query_outputs(ports, self.facts.mode, outputs, to_keep)
-            .into_actor(self)
-            .map(|answer, goal, ctx| {
-                let event = match answer {
-                    Ok((event, roots)) => {
-                        goal.roots.absorb(roots);
-                        event
                     }
                     Err(message) => Event::ServiceFailed { message },
                 };
@@ -302,6 +271,7 @@ impl DerivationGoal {
     /// Remembers the wanted outputs of an input that ended, for the closure, and keeps them.
     fn note_input(&mut self, path: &StorePath, outcome: &Arc<Outcome>) {
         self.inputs.push(Arc::clone(outcome));
+        self.note_input_paths(path, outcome);
         let Some(derivation) = &self.derivation else {
             return;
         };
@@ -319,7 +289,7 @@ impl DerivationGoal {
     }
 
     fn query_surroundings(&mut self, ctx: &mut Context<Self>) {
-        let Some(derivation) = self.derivation.clone() else {
+        let Some(derivation) = self.built_derivation() else {
             return;
         };
         let roots = std::mem::take(&mut self.input_roots);
@@ -339,55 +309,18 @@ impl DerivationGoal {
         ctx.spawn(answer);
     }
 
-    fn try_locks(&mut self, ctx: &mut Context<Self>) {
-        let paths = self
-            .output_paths()
-            .into_iter()
-            .map(|(_, path)| path)
-            .collect();
-        let ports = Arc::clone(&self.ports);
-        let answer = async move { ports.try_lock_outputs.send(TryLockOutputs { paths }).await }
-            .into_actor(self)
-            .map(|answer, goal, ctx| {
-                let event = match answer {
-                    Ok(Ok(LockAttempt::Acquired(locks))) => {
-                        // A goal that ended meanwhile must not keep them.
-                        goal.locks = goal.outcome.is_none().then_some(locks);
-                        Event::Locked
-                    }
-                    Ok(Ok(LockAttempt::Busy { path, holder })) => Event::LockBusy {
-                        path,
-                        holder: match holder {
-                            LockHolder::ThisProcess => LockOwner::Goal,
-                            LockHolder::Process(pid) => LockOwner::Process(pid),
-                            LockHolder::Unknown => LockOwner::Unknown,
-                        },
-                    },
-                    Ok(Err(error)) => service_failed(&error),
-                    Err(error) => service_failed(&error),
-                };
-                goal.advance(event, ctx);
-            });
-        ctx.spawn(answer);
-    }
-
     fn await_lock(&mut self, path: StorePath, ctx: &mut Context<Self>) {
         let ports = Arc::clone(&self.ports);
         self.ask(await_lock(ports, path), ctx);
     }
 
     fn discard_invalid_paths(&mut self, ctx: &mut Context<Self>) {
-        let paths = self
-            .output_paths()
-            .into_iter()
-            .map(|(_, path)| path)
-            .collect();
-        let ports = Arc::clone(&self.ports);
-        self.ask(discard_invalid_paths(ports, paths), ctx);
+        let question = discard_invalid_paths(Arc::clone(&self.ports), self.places());
+        self.ask(question, ctx);
     }
 
     fn start_build(&mut self, round: Round, ctx: &mut Context<Self>) {
-        let Some(derivation) = self.derivation.clone() else {
+        let Some(derivation) = self.built_derivation() else {
             return;
         };
         warn_of_ignored_checks(&derivation);
@@ -486,7 +419,7 @@ impl Actor for DerivationGoal {
         }
         let ended = GoalEnded {
             goal: self.id,
-            served: self.wanted.clone(),
+            served: self.served(&outcome),
             outcome: Arc::new(outcome),
         };
         tell(&self.ports.upward.ended, ended);

@@ -5,23 +5,26 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use registry::{
-    AddTempRoots, AwaitLock, DiscardInvalidPaths, QueryDerivation, QueryValidPaths, RegisterError,
-    RegisterOutputs, RootsLease, ScratchOutput,
+    AddTempRoots, AwaitLock, DiscardInvalidPaths, NoteRealisations, OutputKind, QueryDerivation,
+    QueryRealisations, QueryValidPaths, RealisedOutputs, RegisterError, RegisterOutputs,
+    RootsLease, ScratchOutput,
 };
 use store_model::derivation::output_checks::OutputChecks;
-use store_model::{Derivation, DerivationOutput, OutputName, StorePath};
+use store_model::{Derivation, DerivationOutput, DrvOutput, OutputName, StorePath};
 
-use super::repair::query_broken_outputs;
+use super::repair::query_good_paths;
 use crate::error::chain;
 use crate::goal::derivation::Event;
 use crate::goal::recipe::output_checks;
 use crate::goal::{BuildMode, Status};
 use crate::ports::Ports;
 
-/// Returns the outputs of these names as the registry wants them described.
+/// Returns the outputs of these names as the registry wants them described; `paths` are where the
+/// builder has put them.
 pub(super) fn scratch_outputs(
     derivation: &Derivation,
     names: &BTreeSet<OutputName>,
+    paths: &BTreeMap<OutputName, StorePath>,
 ) -> Vec<ScratchOutput> {
     derivation
         .outputs
@@ -30,27 +33,22 @@ pub(super) fn scratch_outputs(
         .filter_map(|(name, output)| {
             Some(ScratchOutput {
                 name: name.clone(),
-                path: output.path()?.clone(),
-                fixed: match output {
-                    DerivationOutput::Fixed { method, hash, .. } => Some((*method, *hash)),
-                    DerivationOutput::InputAddressed(_)
-                    | DerivationOutput::Floating { .. }
-                    | DerivationOutput::Deferred => None,
+                path: paths.get(name)?.clone(),
+                kind: match output {
+                    DerivationOutput::InputAddressed(_) => OutputKind::InputAddressed,
+                    DerivationOutput::Fixed { method, hash, .. } => OutputKind::Fixed {
+                        method: *method,
+                        hash: *hash,
+                    },
+                    DerivationOutput::Floating { method, algorithm } => OutputKind::Floating {
+                        method: *method,
+                        algorithm: *algorithm,
+                    },
+                    // What is deferred is resolved, and never built itself.
+                    DerivationOutput::Deferred => return None,
                 },
             })
         })
-        .collect()
-}
-
-/// Returns the outputs of other names, as far as their paths are known.
-pub(super) fn other_outputs(
-    derivation: &Derivation,
-    names: &BTreeSet<OutputName>,
-) -> BTreeMap<OutputName, StorePath> {
-    derivation
-        .known_outputs()
-        .filter(|(name, _)| !names.contains(*name))
-        .map(|(name, path)| (name.clone(), path.clone()))
         .collect()
 }
 
@@ -80,36 +78,114 @@ pub(super) async fn load_derivation(
     Ok((derivation, roots))
 }
 
-/// Asks which outputs are invalid, or in a repair which are corrupt or missing; returns what keeps
-/// those paths that are to be kept first.
+/// What is asked of a derivation's outputs.
+pub(super) struct OutputsQuestion {
+    pub(super) derivation: Arc<Derivation>,
+    /// In a repair contents are read, too.
+    pub(super) mode: BuildMode,
+    /// Paths that are to be kept first.
+    pub(super) to_keep: Vec<StorePath>,
+    /// Whether the store has the feature `ca-derivations`.
+    pub(super) has_realisations: bool,
+}
+
+/// What is found of a derivation's outputs.
+pub(super) struct FoundOutputs {
+    /// As what they are remembered; empty without the feature `ca-derivations`.
+    pub(super) ids: BTreeMap<OutputName, DrvOutput>,
+    /// Paths of outputs that the derivation does not say.
+    pub(super) learnt: BTreeMap<OutputName, StorePath>,
+    /// Those that are not valid, or have no path yet; in a repair also those that are corrupt.
+    pub(super) invalid: BTreeSet<OutputName>,
+    /// Keeps those whose paths are known, unless they are kept already.
+    pub(super) roots: RootsLease,
+}
+
+/// Asks where outputs are, and which are invalid.
 pub(super) async fn query_outputs(
     ports: Arc<Ports>,
-    mode: BuildMode,
-    outputs: Vec<(OutputName, StorePath)>,
-    to_keep: Vec<StorePath>,
-) -> Result<(Event, RootsLease), String> {
-    let paths: Vec<StorePath> = outputs.iter().map(|(_, path)| path.clone()).collect();
+    question: OutputsQuestion,
+) -> Result<FoundOutputs, String> {
+    let OutputsQuestion {
+        derivation,
+        mode,
+        mut to_keep,
+        has_realisations,
+    } = question;
+    let said = derivation.known_outputs();
+    let mut outputs: BTreeMap<OutputName, StorePath> = said
+        .map(|(name, path)| (name.clone(), path.clone()))
+        .collect();
+    let RealisedOutputs { ids, paths } = if has_realisations {
+        query_realisations(&ports, Arc::clone(&derivation)).await?
+    } else {
+        RealisedOutputs::default()
+    };
+    let mut learnt = paths.clone();
+    learnt.retain(|name, path| outputs.get(name) != Some(path));
+    to_keep.extend(learnt.values().cloned());
     let roots = if to_keep.is_empty() {
         RootsLease::default()
     } else {
         lend_roots(&ports, to_keep).await?
     };
-    if mode == BuildMode::Repair {
-        let event = query_broken_outputs(&ports, outputs).await?;
-        return Ok((event, roots));
-    }
-    let valid = ports
-        .query_valid_paths
-        .send(QueryValidPaths { paths })
-        .await
-        .map_err(|error| chain(&error))?
-        .map_err(|error| chain(&error))?;
-    let invalid = outputs
-        .into_iter()
-        .filter(|(_, path)| !valid.contains(path))
-        .map(|(name, _)| name)
+    outputs.extend(learnt.clone());
+    let valid = present_paths(&ports, mode, outputs.values().cloned().collect()).await?;
+    outputs.retain(|_, path| valid.contains(path));
+    let forgotten = outputs
+        .iter()
+        .filter(|(name, _)| !paths.contains_key(*name));
+    let forgotten: BTreeMap<DrvOutput, StorePath> = forgotten
+        .filter_map(|(name, path)| Some((ids.get(name)?.clone(), path.clone())))
         .collect();
-    Ok((Event::OutputsQueried { invalid }, roots))
+    if !forgotten.is_empty() {
+        note_realisations(&ports, forgotten).await?;
+    }
+    let names = derivation.outputs.keys();
+    let invalid = names
+        .filter(|name| !outputs.contains_key(*name))
+        .cloned()
+        .collect();
+    Ok(FoundOutputs {
+        ids,
+        learnt,
+        invalid,
+        roots,
+    })
+}
+
+/// Asks which paths are valid, and in a repair also whether they are what the database says.
+async fn present_paths(
+    ports: &Ports,
+    mode: BuildMode,
+    paths: Vec<StorePath>,
+) -> Result<BTreeSet<StorePath>, String> {
+    if mode == BuildMode::Repair {
+        return query_good_paths(ports, paths).await;
+    }
+    let valid = ports.query_valid_paths.send(QueryValidPaths { paths });
+    let valid = valid.await.map_err(|error| chain(&error))?;
+    valid.map_err(|error| chain(&error))
+}
+
+async fn query_realisations(
+    ports: &Ports,
+    derivation: Arc<Derivation>,
+) -> Result<RealisedOutputs, String> {
+    let question = ports
+        .query_realisations
+        .send(QueryRealisations { derivation });
+    let answer = question.await.map_err(|error| chain(&error))?;
+    answer.map_err(|error| chain(&error))
+}
+
+async fn note_realisations(
+    ports: &Ports,
+    outputs: BTreeMap<DrvOutput, StorePath>,
+) -> Result<(), String> {
+    let noted = ports.note_realisations.send(NoteRealisations { outputs });
+    let answer = noted.await.map_err(|error| chain(&error))?;
+    answer.map_err(|error| chain(&error))
 }
 
 pub(super) async fn await_lock(ports: Arc<Ports>, path: StorePath) -> Result<Event, String> {

@@ -8,7 +8,7 @@ use actix::{MailboxError, Recipient};
 use registry::{
     QueryClosure, QueryDerivation, QueryGoodPaths, QueryValidDerivers, QueryValidPaths,
 };
-use store_model::{OutputName, StorePath};
+use store_model::StorePath;
 
 use crate::error::chain;
 use crate::goal::derivation::{BrokenPath, Event};
@@ -63,21 +63,6 @@ pub(super) async fn query_good_paths(
     paths: Vec<StorePath>,
 ) -> Result<BTreeSet<StorePath>, String> {
     answered(ports.query_good_paths.send(QueryGoodPaths { paths }).await)
-}
-
-/// Asks which outputs are corrupt or missing.
-pub(super) async fn query_broken_outputs(
-    ports: &Ports,
-    outputs: Vec<(OutputName, StorePath)>,
-) -> Result<Event, String> {
-    let paths = outputs.iter().map(|(_, path)| path.clone()).collect();
-    let good = query_good_paths(ports, paths).await?;
-    let invalid = outputs
-        .into_iter()
-        .filter(|(_, path)| !good.contains(path))
-        .map(|(name, _)| name)
-        .collect();
-    Ok(Event::OutputsQueried { invalid })
 }
 
 /// Looks at everything below outputs, which are good themselves, and finds the derivations that make

@@ -143,6 +143,9 @@ pub struct Outcome {
     pub failure_bits: FailureBits,
     /// Outputs that are valid now and were wanted, by name; a path goal has its path as `out`.
     pub outputs: BTreeMap<OutputName, StorePath>,
+    /// The derivation that this one was resolved to, which was realised in its stead. Then `outputs`
+    /// has no more than what was wanted.
+    pub resolved_to: Option<StorePath>,
     /// When the builder ran, if one did.
     pub build_times: Option<BuildTimes>,
     /// How many times the derivation was built.
@@ -167,12 +170,19 @@ impl Outcome {
             message: String::new(),
             failure_bits: FailureBits::default(),
             outputs,
+            resolved_to: None,
             build_times: None,
             n_rounds: 0,
             kept_build_dir: None,
             root_causes: Vec::new(),
             roots: RootsLease::default(),
         }
+    }
+
+    /// Returns whether all outputs are valid and not only those that were wanted.
+    #[must_use]
+    pub fn has_all_outputs(&self) -> bool {
+        self.status == Status::Built && self.resolved_to.is_none()
     }
 
     /// Returns a failure with its own bits.

@@ -4,15 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use store_model::derivation::output_checks::OutputChecks;
 use store_model::wanted_outputs::WantedOutputs;
-use store_model::{Derivation, OutputName, Settings, StorePath};
+use store_model::{Derivation, DerivationKind, DerivationOutput, OutputName, Settings, StorePath};
 
 use crate::error::chain;
 
 /// The part of a derivation that decisions depend on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recipe {
-    /// Outputs by name, with their paths.
+    /// Outputs by name, with their paths as far as these are known.
     pub outputs: BTreeMap<OutputName, StorePath>,
+    /// Outputs whose paths are not known yet.
+    pub unplaced: BTreeSet<OutputName>,
     /// Derivations that must be realised first.
     pub inputs: Vec<(StorePath, WantedOutputs)>,
     /// Paths that must be valid first.
@@ -21,8 +23,19 @@ pub struct Recipe {
     pub is_fixed_output: bool,
     /// Whether the builder is one of the built-in ones.
     pub is_builtin: bool,
+    /// Whether its inputs' paths decide what is built.
+    pub resolution: Resolution,
     /// Why this machine cannot build it, if so.
     pub obstacle: Option<String>,
+}
+
+/// What is built for a derivation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resolution {
+    /// The derivation itself.
+    AsWritten,
+    /// The basic derivation that it becomes when the paths of its inputs are known.
+    WithInputs,
 }
 
 impl Recipe {
@@ -34,6 +47,12 @@ impl Recipe {
                 .known_outputs()
                 .map(|(name, path)| (name.clone(), path.clone()))
                 .collect(),
+            unplaced: derivation
+                .outputs
+                .iter()
+                .filter(|(_, output)| output.path().is_none())
+                .map(|(name, _)| name.clone())
+                .collect(),
             inputs: derivation
                 .input_derivations
                 .iter()
@@ -42,6 +61,7 @@ impl Recipe {
             sources: derivation.input_sources.clone(),
             is_fixed_output: derivation.is_fixed_output(),
             is_builtin: derivation.is_builtin(),
+            resolution: resolution(derivation, settings),
             obstacle: obstacle(drv_path, derivation, settings),
         }
     }
@@ -52,6 +72,15 @@ impl Recipe {
         self.is_fixed_output && self.outputs.keys().eq([&OutputName::default()])
     }
 
+    /// Returns the same with the paths of further outputs.
+    #[must_use]
+    pub fn with_paths(&self, outputs: BTreeMap<OutputName, StorePath>) -> Self {
+        let mut recipe = self.clone();
+        recipe.unplaced.retain(|name| !outputs.contains_key(name));
+        recipe.outputs.extend(outputs);
+        recipe
+    }
+
     /// Returns the wanted names that are no outputs.
     #[must_use]
     pub fn unknown_outputs(&self, wanted: &WantedOutputs) -> Vec<String> {
@@ -59,13 +88,13 @@ impl Recipe {
             WantedOutputs::All => Vec::new(),
             WantedOutputs::These(names) => names
                 .iter()
-                .filter(|name| !self.outputs.contains_key(*name))
+                .filter(|name| !self.outputs.contains_key(*name) && !self.unplaced.contains(*name))
                 .map(ToString::to_string)
                 .collect(),
         }
     }
 
-    /// Returns the wanted outputs with their paths.
+    /// Returns the wanted outputs with their paths, those that are known.
     #[must_use]
     pub fn wanted(&self, wanted: &WantedOutputs) -> BTreeMap<OutputName, StorePath> {
         self.outputs
@@ -84,18 +113,37 @@ pub(crate) fn output_checks(derivation: &Derivation) -> Result<OutputChecks, sto
     OutputChecks::read(&derivation.attributes()?)
 }
 
+/// Returns what is built for a derivation. An input-addressed one is built as it is written, unless
+/// an input keeps it from having a path; a fixed one could be, but then it would be built again
+/// where only the way to an input has changed.
+fn resolution(derivation: &Derivation, settings: &Settings) -> Resolution {
+    let is_basic = derivation.input_derivations.is_empty();
+    match derivation.kind() {
+        Ok(DerivationKind::Floating | DerivationKind::Deferred | DerivationKind::Fixed)
+            if settings.has_ca_derivations() && !is_basic =>
+        {
+            Resolution::WithInputs
+        }
+        _ => Resolution::AsWritten,
+    }
+}
+
 /// Returns why this machine cannot build a derivation: its system or its features (SPEC C1), or a
-/// kind of output whose path is not known in advance, or attributes that nobody could read.
+/// kind of output that nobody has switched on, or attributes that nobody could read.
 fn obstacle(drv_path: &str, derivation: &Derivation, settings: &Settings) -> Option<String> {
-    if let Some(name) = derivation
-        .outputs
-        .iter()
-        .find_map(|(name, output)| output.path().is_none().then_some(name))
+    let unplaced = |(name, output): (&OutputName, &DerivationOutput)| {
+        output.path().is_none().then(|| name.clone())
+    };
+    if let Some(name) = derivation.outputs.iter().find_map(unplaced)
+        && !settings.has_ca_derivations()
     {
         return Some(format!(
             "cannot build '{drv_path}': its output '{name}' has no path before the build, which \
-             needs the experimental feature 'ca-derivations'"
+             needs 'ca-derivations' among the 'experimental-features'"
         ));
+    }
+    if let Err(error) = derivation.kind() {
+        return Some(format!("cannot build '{drv_path}': {error}"));
     }
     if let Err(error) = output_checks(derivation) {
         return Some(format!("cannot build '{drv_path}': {error}"));

@@ -34,6 +34,8 @@ pub struct SimulatedGoal {
     pub outputs: Vec<OutputName>,
     /// Which goals it needs, and which of their outputs.
     pub inputs: Vec<(usize, Box<[OutputName]>)>,
+    /// The goal that it is resolved to when its inputs are there; that one has none of its own.
+    pub resolves_to: Option<usize>,
     /// How long its builder runs.
     pub build_ms: u64,
     /// How many times it is built, and compared.
@@ -90,6 +92,7 @@ impl Plan {
                         .into_iter()
                         .map(|input| (input, Box::from([out.clone()])))
                         .collect(),
+                    resolves_to: None,
                     build_ms: 10 + random.below(50),
                     n_rounds: 1,
                     on_difference: OnDifference::Fail,
@@ -117,10 +120,12 @@ impl Plan {
         for idx in 0..n_goals {
             let outputs = random_outputs(&mut random);
             let inputs = random_inputs(&mut random, &goals);
+            let resolves_to = random_resolution(&mut random, &goals, &outputs, &inputs);
             goals.push(SimulatedGoal {
                 drv_path: drv_path(usize::try_from(idx).unwrap_or(0)),
                 outputs,
                 inputs,
+                resolves_to,
                 build_ms: random.below(100),
                 n_rounds: 1 + u32::try_from(random.below(6))
                     .unwrap_or(0)
@@ -202,6 +207,26 @@ fn random_inputs(random: &mut Random, goals: &[SimulatedGoal]) -> Vec<(usize, Bo
             (input, outputs.iter().take(n_wanted).cloned().collect())
         })
         .collect()
+}
+
+/// Chooses what a goal with inputs is resolved to, which others may be, too.
+fn random_resolution(
+    random: &mut Random,
+    goals: &[SimulatedGoal],
+    outputs: &[OutputName],
+    inputs: &[(usize, Box<[OutputName]>)],
+) -> Option<usize> {
+    if inputs.is_empty() || random.chance(60) {
+        return None;
+    }
+    let is_like = |goal: &SimulatedGoal| goal.inputs.is_empty() && goal.outputs == outputs;
+    let candidates: Vec<usize> = (0..goals.len())
+        .filter(|idx| is_like(&goals[*idx]))
+        .collect();
+    let chosen = random.below((candidates.len() as u64).max(1));
+    candidates
+        .get(usize::try_from(chosen).unwrap_or(0))
+        .copied()
 }
 
 /// Returns a path that is unique to a number, and sorts like it.

@@ -4,6 +4,7 @@
 mod endings;
 mod registration;
 mod repair;
+mod resolution;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, HashMap};
@@ -138,6 +139,8 @@ struct Goal {
     registering: Option<BTreeSet<OutputName>>,
     /// Whether the registry was told to give them up.
     gives_up: bool,
+    /// What was wanted of the goal that it was resolved to.
+    adopts: Option<WantedOutputs>,
     n_endings: u32,
 }
 
@@ -350,6 +353,9 @@ impl<'a> World<'a> {
                 let directives = self.schedule.leave_inputs(id);
                 self.carry_out(directives)?;
             }
+            Effect::Resolve => self.resolve(id, idx),
+            Effect::RequireResolved(drv_path) => self.require_resolved(id, drv_path)?,
+            Effect::AdoptRealisations(outcome) => self.adopt(id, idx, &outcome)?,
             Effect::QueryClosure => self.answer(id, Event::ClosureQueried),
             Effect::RequestSlot => {
                 let directives = self.schedule.ask_slot(id);
@@ -417,10 +423,12 @@ impl<'a> World<'a> {
                 .iter()
                 .map(|name| (name.clone(), goal.drv_path.clone()))
                 .collect(),
+            unplaced: BTreeSet::new(),
             inputs: Vec::new(),
             sources: BTreeSet::new(),
             is_fixed_output: goal.is_fixed_output,
             is_builtin: false,
+            resolution: self.resolution(idx),
             obstacle: None,
         }
     }
@@ -453,8 +461,10 @@ impl<'a> World<'a> {
                 )));
             }
         }
-        if self.locked.get(&idx) != Some(&id) {
-            return Err(Violation(format!("goal {idx} builds without its lock")));
+        if self.locked.get(&idx) != Some(&id) || plan_goal.resolves_to.is_some() {
+            return Err(Violation(format!(
+                "goal {idx} builds without its lock, or though it is resolved"
+            )));
         }
         let Some(goal) = self.goals.get_mut(&id) else {
             return Ok(());
@@ -554,6 +564,7 @@ impl<'a> World<'a> {
             runs_hook: false,
             registering: None,
             gives_up: false,
+            adopts: None,
             n_endings: 0,
         };
         self.goals.insert(id, goal);

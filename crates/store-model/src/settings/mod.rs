@@ -89,6 +89,9 @@ pub struct Settings {
     pub extra_platforms: BTreeSet<String>,
     /// What this machine offers to `requiredSystemFeatures` (`system-features`).
     pub system_features: BTreeSet<String>,
+    /// Experimental features that are on (`experimental-features`); see
+    /// [`Settings::has_ca_derivations`].
+    pub experimental_features: BTreeSet<String>,
     /// Local builds at once (`max-jobs`); 0 means none.
     pub max_jobs: usize,
     /// Cores for each builder (`cores`); 0 means all.
@@ -165,6 +168,18 @@ pub struct Settings {
     pub run_diff_hook: bool,
 }
 
+/// The experimental feature of outputs whose paths follow from their contents.
+pub const CA_DERIVATIONS: &str = "ca-derivations";
+
+impl Settings {
+    /// Returns whether derivations may have floating outputs, which are resolved and remembered as
+    /// realisations (`ca-derivations` among `experimental-features`).
+    #[must_use]
+    pub fn has_ca_derivations(&self) -> bool {
+        self.experimental_features.contains(CA_DERIVATIONS)
+    }
+}
+
 impl Default for Settings {
     /// Returns the defaults of SPEC F7, for a machine with one core; the command line fills in the
     /// machine's own platform, cores and features.
@@ -172,6 +187,7 @@ impl Default for Settings {
         Self {
             system: format!("{}-linux", std::env::consts::ARCH),
             extra_platforms: BTreeSet::new(),
+            experimental_features: BTreeSet::new(),
             system_features: ["nixos-test", "benchmark", "big-parallel"]
                 .into_iter()
                 .map(str::to_owned)

@@ -37,22 +37,86 @@ fn expect_refusal(words: &str, damage: impl FnOnce(&TestStore)) {
     );
 }
 
+/// Returns every statement that a database has stored.
+fn statements(database: &Database) -> String {
+    let mut statement = database
+        .connection
+        .prepare("select sql || ';' from sqlite_master where sql is not null order by rowid")
+        .unwrap();
+    let statements: Vec<String> = statement
+        .query_map([], |row| row.get(0))
+        .unwrap()
+        .collect::<Result<_, _>>()
+        .unwrap();
+    statements.join("\n")
+}
+
+fn with_realisations() -> DatabaseOptions {
+    DatabaseOptions {
+        realisations: Realisations::Kept,
+        ..options()
+    }
+}
+
+#[test]
+fn the_tables_of_realisations_are_those_of_nix_and_made_when_they_are_first_needed() {
+    let Some(fixtures) = fixtures() else { return };
+    let theirs = fs::read_to_string(fixtures.join("ca/db/schema.sql")).unwrap();
+    // Nix's own table of what it numbers is no statement of anybody.
+    let theirs: Vec<&str> = theirs
+        .trim_end()
+        .lines()
+        .filter(|line| !line.contains("sqlite_sequence"))
+        .collect();
+    let store = TestStore::new();
+    drop(open(&store).unwrap());
+    assert!(!db_file(&store, "ca-schema").exists());
+    let layout = Layout::open(store.layout(), &Settings::default()).unwrap();
+    for _ in 0..2 {
+        drop(prepare(&layout, with_realisations()).unwrap());
+        let ours = statements(&Database::open(&layout, options()).unwrap());
+        let ours: Vec<&str> = ours
+            .lines()
+            .filter(|line| !line.contains("sqlite_sequence"))
+            .collect();
+        assert_eq!(ours, theirs);
+        let version = fs::read(db_file(&store, "ca-schema")).unwrap();
+        assert_eq!(
+            version,
+            fs::read(fixtures.join("ca/db/ca-schema-version")).unwrap()
+        );
+    }
+    // A crash between the tables and the file is made good.
+    fs::remove_file(db_file(&store, "ca-schema")).unwrap();
+    drop(prepare(&layout, with_realisations()).unwrap());
+    assert!(db_file(&store, "ca-schema").exists());
+}
+
+#[test]
+fn tables_of_realisations_of_another_version_are_refused_only_where_they_are_needed() {
+    let store = TestStore::new();
+    let layout = Layout::open(store.layout(), &Settings::default()).unwrap();
+    drop(prepare(&layout, with_realisations()).unwrap());
+    for (version, is_older) in [("2", true), ("4", false)] {
+        fs::write(db_file(&store, "ca-schema"), version).unwrap();
+        let refused = prepare(&layout, with_realisations()).unwrap_err();
+        let is_as_expected = match refused {
+            Error::OlderSchema { .. } => is_older,
+            Error::NewerSchema { .. } => !is_older,
+            _ => false,
+        };
+        assert!(is_as_expected, "{version}");
+        assert!(prepare(&layout, options()).is_ok());
+    }
+}
+
 #[test]
 fn the_tables_are_those_of_nix_to_the_byte() {
     let Some(fixtures) = fixtures() else { return };
     let store = TestStore::new();
     let database = open(&store).unwrap();
-    let mut statement = database
-        .connection
-        .prepare("select sql || ';' from sqlite_master where sql is not null order by rowid")
-        .unwrap();
-    let ours: Vec<String> = statement
-        .query_map([], |row| row.get(0))
-        .unwrap()
-        .collect::<Result<_, _>>()
-        .unwrap();
     let theirs = fs::read_to_string(fixtures.join("db/schema.sql")).unwrap();
-    assert_eq!(ours.join("\n"), theirs.trim_end());
+    assert_eq!(statements(&database), theirs.trim_end());
     let pragmas: Vec<String> = [
         "user_version",
         "application_id",

@@ -1,6 +1,6 @@
 //! Outputs that were made elsewhere: in what is registered they mention where they are.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -33,11 +33,7 @@ fn copy_rewritten(from: &Path, to: &Path) -> Result<(), Error> {
     let open = |dir: &Path| fs::File::open(dir).unwrap();
     let (from_dir, to_dir) = (open(from_dir), open(to_dir));
     let name = |path: &Path| CString::new(path.file_name().unwrap().as_encoded_bytes()).unwrap();
-    let copying = Copying {
-        owner: RequiredOwner::Anybody,
-        redirected: &BTreeMap::from([places()]),
-        cancel: &CancelFlag::default(),
-    };
+    let (here, elsewhere) = places();
     copy_tree(
         Place {
             dir: from_dir.as_fd(),
@@ -49,7 +45,9 @@ fn copy_rewritten(from: &Path, to: &Path) -> Result<(), Error> {
             name: &name(to),
             path: to,
         },
-        copying,
+        RequiredOwner::Anybody,
+        Mentions::Redirected(&[(elsewhere, here)]),
+        &CancelFlag::default(),
     )
 }
 

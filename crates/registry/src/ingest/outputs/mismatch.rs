@@ -12,7 +12,7 @@ use super::{Ready, Source, references_of};
 use crate::Error;
 use crate::db::write::Registration;
 use crate::ingest::{Ingest, Staged};
-use crate::messages::{RegisterError, RegisterOutputs};
+use crate::messages::{OutputKind, RegisterError, RegisterOutputs};
 
 /// Why outputs are not registered.
 #[derive(Debug)]
@@ -48,7 +48,13 @@ impl Ingest {
         mut ready: Vec<Ready<'a>>,
     ) -> Result<Vec<Ready<'a>>, Refusal> {
         let broken = ready.iter().enumerate().find_map(|(idx, ready)| {
-            let (method, wanted) = ready.output.fixed?;
+            let OutputKind::Fixed {
+                method,
+                hash: wanted,
+            } = ready.output.kind
+            else {
+                return None;
+            };
             let got = ready.contents.content_hash?;
             (wanted != got).then_some((idx, method, wanted, got))
         });
@@ -102,7 +108,9 @@ impl Ingest {
     ) -> Result<FoundOutput, RegisterError> {
         let mut ready = self.read_outputs(request)?;
         let address = ready.first().and_then(|ready| {
-            let (method, _promised) = ready.output.fixed?;
+            let OutputKind::Fixed { method, .. } = ready.output.kind else {
+                return None;
+            };
             let hash = ready.contents.content_hash?;
             Some(ContentAddress { method, hash })
         });
@@ -143,6 +151,6 @@ impl Ingest {
             info: found.info,
             derivation_outputs: Vec::new(),
         };
-        self.commit(vec![registration], (), reply);
+        self.commit(vec![registration], Vec::new(), (), reply);
     }
 }

@@ -101,8 +101,7 @@ impl DerivationGoal {
         let (stop, stopped) = oneshot::channel();
         self.diff_hook = Some(stop);
         let hook = self.described_hook();
-        let paths = self.output_paths().into_iter().map(|(_, path)| path);
-        let discard = discard_invalid_paths(Arc::clone(&self.ports), paths.collect());
+        let discard = discard_invalid_paths(Arc::clone(&self.ports), self.places());
         let question = async move {
             let report = match hook {
                 Some(hook) => diff_hook::run(&hook, &shown, stopped).await,

@@ -18,11 +18,7 @@ impl DerivationGoal {
         let store_dir = &self.ports.store_dir;
         let out_paths: BTreeSet<_> = match &self.found {
             Some(found) => BTreeSet::from([found.clone()]),
-            None => self
-                .output_paths()
-                .into_iter()
-                .map(|(_, path)| path)
-                .collect(),
+            None => self.output_paths().into_values().collect(),
         };
         let run = HookRun {
             goal: self.id,

@@ -8,7 +8,7 @@ use registry::{Occupied, RegisterOutputs, ScratchStore};
 use store_model::OutputName;
 
 use super::{DerivationGoal, service_failed};
-use crate::actors::questions::{other_outputs, register_outputs, scratch_outputs};
+use crate::actors::questions::{register_outputs, scratch_outputs};
 use crate::goal::BuildMode;
 use crate::goal::derivation::Event;
 use crate::goal::recipe::output_checks;
@@ -21,10 +21,11 @@ impl DerivationGoal {
     ) -> Result<RegisterOutputs, Event> {
         let build = self.build.as_ref().ok_or_else(nothing_left)?;
         let scratch = build.scratch.clone().ok_or_else(nothing_left)?;
-        let derivation = self.derivation.as_ref().ok_or_else(nothing_left)?;
-        let checks = output_checks(derivation).map_err(|error| service_failed(&error))?;
+        let derivation = self.built_derivation().ok_or_else(nothing_left)?;
+        let checks = output_checks(&derivation).map_err(|error| service_failed(&error))?;
+        let scratch_paths = self.scratch_paths(&derivation);
         let mut candidates = BTreeSet::clone(&self.surroundings.input_closure);
-        candidates.extend(derivation.known_outputs().map(|(_, path)| path.clone()));
+        candidates.extend(scratch_paths.values().cloned());
         Ok(RegisterOutputs {
             drv_path: self.facts.drv_path.clone(),
             // What is rewritten is a copy, so that what its builder has left stays the builder's.
@@ -37,14 +38,15 @@ impl DerivationGoal {
                 redirected: scratch.redirected,
                 path: scratch.path,
             },
-            outputs: scratch_outputs(derivation, names),
-            other_outputs: other_outputs(derivation, names),
+            outputs: scratch_outputs(&derivation, names, &scratch_paths),
+            other_outputs: self.other_outputs(names),
             checks,
             reference_candidates: Arc::new(candidates),
             occupied: match self.facts.mode {
                 BuildMode::Normal | BuildMode::Check | BuildMode::Hash => Occupied::Refused,
                 BuildMode::Repair => Occupied::Repaired,
             },
+            realises: self.learnt.ids.clone(),
             cancel: build.cancel_registration.clone(),
         })
     }
@@ -58,6 +60,7 @@ impl DerivationGoal {
             Ok(register) if self.facts.mode == BuildMode::Hash => {
                 self.register_by_contents(register, ctx);
             }
+            Ok(register) if self.is_floating() => self.register_floating(register, ctx),
             Ok(register) => {
                 let ports = Arc::clone(&self.ports);
                 self.ask(register_outputs(ports, register), ctx);

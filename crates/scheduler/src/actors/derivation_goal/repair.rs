@@ -23,7 +23,7 @@ impl DerivationGoal {
         outputs: BTreeSet<StorePath>,
         ctx: &mut Context<Self>,
     ) {
-        let own = self.output_paths().into_iter().map(|(_, path)| path);
+        let own = self.output_paths().into_values();
         let drv_path = (!self.is_given).then(|| self.facts.drv_path.clone());
         let ports = Arc::clone(&self.ports);
         self.ask(

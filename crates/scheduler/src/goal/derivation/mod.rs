@@ -37,6 +37,15 @@
 //!         └────────────── more is wanted meanwhile ──────────────────┘
 //! ```
 //!
+//! With the feature `ca-derivations` a derivation whose inputs are realised may be another one: it is
+//! resolved, and that one has a goal of its own, which does everything from here on. What it
+//! realises is remembered as this derivation's, too.
+//!
+//! ```text
+//! AwaitingInputs ─► Resolving ─► RequiringResolved ─► AwaitingResolved ─► failed
+//!                                                          └─► Adopting ─► RunningHook ─► its ending
+//! ```
+//!
 //! What differs is shown to the diff hook, if there is one, in `RunningDiffHook`: before the goal
 //! fails, or after outputs were registered whose rounds may differ.
 //!
@@ -55,13 +64,14 @@
 
 mod endings;
 mod repair;
+mod resolution;
 mod rounds;
 mod transitions;
 
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -194,6 +204,14 @@ pub enum Phase {
         /// What failed so far.
         failures: InputFailures,
     },
+    /// The derivation is being resolved, and put into the store as that.
+    Resolving,
+    /// The scheduler was asked for the goal of what it was resolved to.
+    RequiringResolved,
+    /// What it was resolved to is under way.
+    AwaitingResolved,
+    /// What that realised is being remembered as this derivation's.
+    Adopting(InputEnding),
     /// The registry was asked for the closure of the inputs.
     QueryingClosure,
     /// All slots are taken.
@@ -373,6 +391,11 @@ pub enum Event {
         /// What it says.
         recipe: Arc<Recipe>,
     },
+    /// The paths of outputs are known that were not; comes before what is said of these outputs.
+    PathsLearnt {
+        /// The outputs.
+        outputs: BTreeMap<OutputName, StorePath>,
+    },
     /// The registry said which outputs are not valid; in a repair, which are corrupt or missing.
     OutputsQueried {
         /// Those of all outputs.
@@ -392,6 +415,16 @@ pub enum Event {
     },
     /// An input ended.
     InputFinished(InputEnding),
+    /// The derivation was resolved to this one, which is in the store.
+    Resolved {
+        /// Its path.
+        drv_path: StorePath,
+    },
+    /// What the derivation was resolved to realised these outputs, which are remembered as its own.
+    RealisationsAdopted {
+        /// Those that were wanted.
+        outputs: BTreeMap<OutputName, StorePath>,
+    },
     /// The registry gave the closure of the inputs, and what else surrounds the builder.
     ClosureQueried,
     /// The derivation asks for surroundings that it cannot have.
@@ -479,6 +512,12 @@ pub enum Effect {
     RequireInputs,
     /// Stop waiting for inputs.
     LeaveInputs,
+    /// Resolve the derivation, and put it into the store as that.
+    Resolve,
+    /// Ask the scheduler for the goal of this derivation, in place of the inputs.
+    RequireResolved(StorePath),
+    /// Remember what that goal realised as this derivation's outputs.
+    AdoptRealisations(Arc<Outcome>),
     /// Ask for the closure of the inputs, and for what else surrounds the builder.
     QueryClosure,
     /// Queue for a slot.

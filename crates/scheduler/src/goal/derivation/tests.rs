@@ -1,6 +1,7 @@
 //! Transcripts: a list of events in, `state + event → state [effects]` out.
 
 mod repair;
+mod resolution;
 mod rounds;
 
 use std::time::SystemTime;
@@ -9,6 +10,7 @@ use sandbox::SetupFault;
 
 use super::*;
 use crate::goal::GoalId;
+use crate::goal::recipe::Resolution;
 use crate::slots::{Rank, Slots};
 
 fn path(name: &str) -> StorePath {
@@ -35,10 +37,12 @@ fn recipe() -> Recipe {
     let outputs = ["out", "dev"].map(|name| (output(name), path(&format!("a-{name}"))));
     Recipe {
         outputs: outputs.into_iter().collect(),
+        unplaced: BTreeSet::new(),
         inputs: vec![],
         sources: BTreeSet::new(),
         is_fixed_output: false,
         is_builtin: false,
+        resolution: Resolution::AsWritten,
         obstacle: None,
     }
 }

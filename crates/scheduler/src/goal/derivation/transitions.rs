@@ -9,6 +9,7 @@ use store_model::wanted_outputs::WantedOutputs;
 
 use super::endings::{cancelled, dependency_failed, failure, quote_log, while_setting_up};
 use super::repair::{closure_examined, examine_closure, repairs_changed};
+use super::resolution::{adopted, require_resolved, resolved_finished, resolved_required};
 use super::rounds::{
     build_succeeded, diff_hook_ended, not_checkable, not_hashable, output_found, outputs_compared,
     outputs_registered, start_build,
@@ -18,7 +19,7 @@ use super::{
     KeepFailed, LocalBuilds, Made, Phase, PostBuildHook, State,
 };
 use crate::events::WaitReason;
-use crate::goal::recipe::Recipe;
+use crate::goal::recipe::{Recipe, Resolution};
 use crate::goal::{BuildMode, Outcome, Status};
 use crate::slots::SlotId;
 
@@ -62,6 +63,9 @@ impl Phase {
     fn step(self, facts: &Facts, recipe: Arc<Recipe>, event: Event) -> Step {
         match (self, event) {
             (phase, Event::Widened { wanted }) => phase.widen(recipe, &wanted),
+            (phase, Event::PathsLearnt { outputs }) => {
+                live(Arc::new(recipe.with_paths(outputs)), phase, vec![])
+            }
             (phase, Event::Cancelled) => phase.cancel(facts, recipe),
             (phase, Event::ServiceFailed { message }) => {
                 phase.abandon(Outcome::failure(Status::MiscFailure, message))
@@ -100,6 +104,16 @@ impl Phase {
             ) => {
                 failures.count(&ending);
                 inputs_changed(facts, recipe, n_pending - 1, failures)
+            }
+            (Self::Resolving, Event::Resolved { drv_path }) => require_resolved(recipe, drv_path),
+            (Self::RequiringResolved, Event::InputsRequired { ended, .. }) => {
+                resolved_required(facts, recipe, ended)
+            }
+            (Self::AwaitingResolved, Event::InputFinished(ending)) => {
+                resolved_finished(facts, recipe, ending)
+            }
+            (Self::Adopting(ending), Event::RealisationsAdopted { outputs }) => {
+                adopted(facts, &recipe, &ending, outputs)
             }
             (Self::QueryingClosure, Event::ClosureQueried) => await_slot(recipe),
             (Self::QueryingClosure, Event::SurroundingsRefused { status, message }) => {
@@ -275,13 +289,17 @@ impl Phase {
         let effects = match self {
             Self::CheckingOutputs { .. }
             | Self::ExaminingClosure(_)
+            | Self::Resolving
+            | Self::Adopting(_)
             | Self::QueryingClosure
             | Self::AwaitingLock
             | Self::CheckingAgain => vec![],
             Self::RequiringInputs
             | Self::AwaitingInputs { .. }
             | Self::RequiringRepairs(_)
-            | Self::AwaitingRepairs { .. } => vec![Effect::LeaveInputs],
+            | Self::AwaitingRepairs { .. }
+            | Self::RequiringResolved
+            | Self::AwaitingResolved => vec![Effect::LeaveInputs],
             Self::AwaitingSlot => vec![Effect::WithdrawSlotRequest],
             Self::Locking(slot) | Self::CheckingLocked(slot) | Self::Discarding(slot, _) => {
                 vec![Effect::ReleaseSlot(slot), Effect::ReleaseLocks]
@@ -368,21 +386,30 @@ fn outputs_checked(
     wanted: WantedOutputs,
     invalid: &BTreeSet<OutputName>,
 ) -> Step {
-    let wanted_paths = recipe.wanted(&wanted);
     let unknown = recipe.unknown_outputs(&wanted);
     if !unknown.is_empty() {
         // Somebody widened the goal by an output that there is not.
         return check_outputs(facts, recipe, wanted);
     }
-    let all_there = !wanted_paths.keys().any(|name| invalid.contains(name));
+    let lacks_wanted = invalid.iter().any(|name| wanted.contains(name));
     match facts.mode {
-        BuildMode::Normal if all_there => {
-            return end(vec![], Outcome::success(Status::AlreadyValid, wanted_paths));
+        BuildMode::Normal if !lacks_wanted => {
+            let outputs = recipe.wanted(&wanted);
+            return end(vec![], Outcome::success(Status::AlreadyValid, outputs));
         }
-        BuildMode::Repair if all_there => return examine_closure(recipe, wanted),
-        BuildMode::Check if !invalid.is_empty() => return end(vec![], not_checkable(facts)),
+        BuildMode::Repair if !lacks_wanted => return examine_closure(recipe, wanted),
+        BuildMode::Check => {
+            // Of a derivation that was resolved no more is known than what was wanted of it.
+            let is_lacking = match recipe.resolution {
+                Resolution::AsWritten => !invalid.is_empty(),
+                Resolution::WithInputs => lacks_wanted,
+            };
+            if is_lacking {
+                return end(vec![], not_checkable(facts));
+            }
+        }
         BuildMode::Hash if !recipe.is_hashable() => return end(vec![], not_hashable(facts)),
-        BuildMode::Normal | BuildMode::Repair | BuildMode::Check | BuildMode::Hash => {}
+        BuildMode::Normal | BuildMode::Repair | BuildMode::Hash => {}
     }
     if let Some(obstacle) = &recipe.obstacle {
         let message = obstacle.clone();
@@ -415,7 +442,11 @@ fn inputs_changed(
         return live(recipe, phase, effects);
     }
     if failures.paths.is_empty() {
-        return live(recipe, Phase::QueryingClosure, vec![Effect::QueryClosure]);
+        let (phase, effect) = match recipe.resolution {
+            Resolution::AsWritten => (Phase::QueryingClosure, Effect::QueryClosure),
+            Resolution::WithInputs => (Phase::Resolving, Effect::Resolve),
+        };
+        return live(recipe, phase, vec![effect]);
     }
     let effects = if n_pending > 0 {
         vec![Effect::LeaveInputs]
@@ -485,6 +516,16 @@ pub(super) fn built(
     outcome: Outcome,
 ) -> Step {
     effects.extend([Effect::ReleaseLocks, delete_build()]);
+    run_hook(facts, recipe, effects, outcome)
+}
+
+/// Ends a goal whose outputs are valid, or has the hook run first.
+pub(super) fn run_hook(
+    facts: &Facts,
+    recipe: Arc<Recipe>,
+    mut effects: Vec<Effect>,
+    outcome: Outcome,
+) -> Step {
     match facts.post_build_hook {
         PostBuildHook::None => end(effects, outcome),
         PostBuildHook::Runs => {
@@ -504,6 +545,7 @@ fn hook_ended(facts: &Facts, built: Outcome, interest: Interest, failure: Option
         (Some(_), Interest::Gone) => cancelled(facts),
         (Some(message), Interest::Wanted) => Outcome::failure(Status::MiscFailure, message),
     };
+    outcome.resolved_to = built.resolved_to;
     outcome.build_times = built.build_times;
     outcome.n_rounds = built.n_rounds;
     end(vec![], outcome)

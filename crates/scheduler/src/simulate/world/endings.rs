@@ -33,7 +33,7 @@ impl World<'_> {
             let wanted = goal.wanted.clone();
             self.check_repaired(idx, &wanted)?;
         }
-        let Some(goal) = self.goals.get(&id) else {
+        let Some(goal) = self.goals.get_mut(&id) else {
             return Ok(());
         };
         match outcome.status {
@@ -42,7 +42,8 @@ impl World<'_> {
             _ => self.summary.n_failed += 1,
         }
         self.summary.makespan_ms = self.now_ms;
-        let served = goal.wanted.clone();
+        let adopted = goal.adopts.take().filter(|_| outcome.resolved_to.is_some());
+        let served = adopted.unwrap_or_else(|| goal.wanted.clone());
         let directives = self.schedule.goal_ended(id, &served, &Arc::new(outcome));
         self.carry_out(directives)
     }

@@ -43,6 +43,11 @@ pub(super) const OPTIONS: &[SettingOption] = &[
         Field::Switch(|s| &mut s.enforce_determinism),
     ),
     implemented(
+        "experimental-features",
+        &[],
+        Field::Words(|s| &mut s.experimental_features),
+    ),
+    implemented(
         "extra-platforms",
         &[],
         Field::Words(|s| &mut s.extra_platforms),

@@ -22,7 +22,6 @@ const CLIENTS: &str = "it concerns the daemon's clients";
 const FAILURES: &str = "failed builds are not remembered";
 const PRINTING: &str = "what goalctl prints is chosen on its command line";
 const STORE_DIR: &str = "the store directory is opened as the layout names it";
-const FEATURES: &str = "features are on or off by themselves";
 const NIX_PROGRAM: &str = "it concerns Nix's own program";
 const EVALUATOR: &str = "it concerns the evaluator";
 
@@ -66,7 +65,6 @@ pub(super) const OPTIONS: &[SettingOption] = &[
     without_effect("eval-profiler", &[], EVALUATOR),
     without_effect("eval-profiler-frequency", &[], EVALUATOR),
     without_effect("eval-system", &[], EVALUATOR),
-    without_effect("experimental-features", &[], FEATURES),
     without_effect(
         "filetransfer-retry-attempts",
         &["download-attempts"],
