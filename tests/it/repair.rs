@@ -216,8 +216,8 @@ impl Watcher {
         let is_over = Arc::new(AtomicBool::new(false));
         let over = Arc::clone(&is_over);
         let look = move || path.symlink_metadata().ok().map(|facts| facts.ino());
+        let mut seen = BTreeSet::from([look()]);
         let thread = thread::spawn(move || {
-            let mut seen = BTreeSet::from([look()]);
             while !over.load(Ordering::Relaxed) {
                 seen.insert(look());
             }

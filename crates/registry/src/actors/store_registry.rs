@@ -11,10 +11,10 @@ use tokio::sync::oneshot;
 use crate::db::{Database, query};
 use crate::messages::{
     AddIndirectRoot, AddPath, AddTempRoots, AddText, Added, CompareOutputs, Compared,
-    ContentAddressed, DiscardInvalidPaths, QueryAllValidPaths, QueryClosure, QueryDerivation,
-    QueryGoodPaths, QueryGraphs, QueryPathFromHashPart, QueryPathInfo, QueryReferrers,
-    QueryValidDerivers, QueryValidPaths, RegisterByContents, RegisterError, RegisterOutputs,
-    RootsLease, StopRegistry,
+    ContentAddressed, DiscardInvalidPaths, ForgetContents, QueryAllValidPaths, QueryClosure,
+    QueryDerivation, QueryGoodPaths, QueryGraphs, QueryPathFromHashPart, QueryPathInfo,
+    QueryReferrers, QueryValidDerivers, QueryValidPaths, RegisterByContents, RegisterError,
+    RegisterOutputs, RootsLease, StopRegistry,
 };
 use crate::services::{Pools, Queues};
 use crate::{Error, roots, tasks, workers};
@@ -114,6 +114,16 @@ impl Handler<QueryGoodPaths> for StoreRegistry {
 
     fn handle(&mut self, question: QueryGoodPaths, _: &mut Context<Self>) -> Self::Result {
         self.run(|queues| tasks::good_paths(queues, question.paths))
+    }
+}
+
+impl Handler<ForgetContents> for StoreRegistry {
+    type Result = ();
+
+    fn handle(&mut self, _: ForgetContents, _: &mut Context<Self>) {
+        if let Some((queues, _)) = &self.services {
+            queues.good_paths.forget();
+        }
     }
 }
 

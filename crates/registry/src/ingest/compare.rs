@@ -13,7 +13,7 @@ use store_model::nar::diff;
 use store_model::{NarHash, OutputName, PathInfo, StorePath};
 use tokio::sync::oneshot;
 
-use super::copy::{Copying, Place, RequiredOwner};
+use super::copy::{Place, RequiredOwner};
 use super::open_tree::open_tree;
 use super::outputs::{Ready, Source};
 use super::{Ingest, Staged, StagedQuestion, place};
@@ -247,7 +247,7 @@ impl Ingest {
             path: &printed,
         };
         let owner = RequiredOwner::User(self.layout.owner_uid);
-        let copy = self.copy_in(from, Copying::faithful(owner, cancel))?;
+        let copy = self.copy_in(from, owner, cancel)?;
         // A fresh copy has fresh metadata.
         let question = StagedQuestion {
             candidates: &BTreeSet::new(),

@@ -4,10 +4,8 @@
 //! The copy is made in a directory that nobody else can enter (SECURITY V20).
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 use std::ffi::{CStr, CString};
-use std::fs::File;
-use std::io::Write as _;
+use std::io::{self, Write};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 
@@ -22,9 +20,6 @@ use crate::{CancelFlag, Error};
 /// How much the kernel is asked to copy at once: a slow disk does it in a fraction of a second, and
 /// only then is the flag looked at again; calls this large cost nothing beside what they do.
 const COPY_BYTES: usize = 16 << 20;
-
-/// How much is rewritten at once: the processor's second-level cache holds it.
-const REWRITTEN_BYTES: usize = 256 << 10;
 
 /// Who must own what is copied.
 #[derive(Debug, Clone, Copy)]
@@ -43,25 +38,32 @@ pub(crate) struct Place<'a> {
     pub(crate) path: &'a Path,
 }
 
-/// How a tree is copied.
+/// What becomes of the paths that a tree mentions when it is copied.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Copying<'a> {
-    pub(crate) owner: RequiredOwner,
-    /// Paths that are mentioned in the copy, by contents, links and names of files, where others are
-    /// in the tree: by those that belong there, those that were used instead.
-    pub(crate) redirected: &'a BTreeMap<StorePath, StorePath>,
-    pub(crate) cancel: &'a CancelFlag,
+pub(crate) enum Mentions<'a> {
+    /// The copy mentions the same.
+    Same,
+    /// Of each pair the copy mentions the second where the tree mentions the first: in contents, in
+    /// targets of links, and in names.
+    Redirected(&'a [(StorePath, StorePath)]),
 }
 
-impl<'a> Copying<'a> {
-    /// The copy is as the tree is.
-    pub(crate) fn faithful(owner: RequiredOwner, cancel: &'a CancelFlag) -> Self {
-        const NONE: &BTreeMap<StorePath, StorePath> = &BTreeMap::new();
-        Self {
-            owner,
-            redirected: NONE,
-            cancel,
-        }
+impl Mentions<'_> {
+    /// Passes `from` on to `to`, as far as it goes.
+    fn rewriter<W: Write>(&self, to: W) -> HashRewriter<W> {
+        let pairs = match self {
+            Self::Same => &[][..],
+            Self::Redirected(pairs) => pairs,
+        };
+        HashRewriter::new(to, pairs.iter().map(|(from, to)| (from, to)))
+    }
+
+    /// Rewrites something short.
+    fn rewritten(&self, bytes: &CStr) -> io::Result<CString> {
+        let mut rewriter = self.rewriter(Vec::new());
+        rewriter.write_all(bytes.to_bytes())?;
+        // A digit is never replaced by a NUL.
+        Ok(CString::new(rewriter.finish()?.0)?)
     }
 }
 
@@ -70,7 +72,13 @@ impl<'a> Copying<'a> {
 /// # Errors
 /// Something is neither file, directory nor link, is not the owner's, or cannot be copied, or it was
 /// cancelled; part of the copy may be there.
-pub(crate) fn copy_tree(from: Place<'_>, to: Place<'_>, copying: Copying<'_>) -> Result<(), Error> {
+pub(crate) fn copy_tree(
+    from: Place<'_>,
+    to: Place<'_>,
+    owner: RequiredOwner,
+    mentions: Mentions<'_>,
+    cancel: &CancelFlag,
+) -> Result<(), Error> {
     let dir = to
         .dir
         .try_clone_to_owned()
@@ -79,7 +87,9 @@ pub(crate) fn copy_tree(from: Place<'_>, to: Place<'_>, copying: Copying<'_>) ->
         dir,
         root: to.name.to_owned(),
         path: to.path,
-        copying,
+        owner,
+        mentions,
+        cancel,
     };
     tree::walk(from.dir, from.name, from.path, &mut copier)
 }
@@ -89,7 +99,9 @@ struct Copier<'a> {
     dir: OwnedFd,
     root: CString,
     path: &'a Path,
-    copying: Copying<'a>,
+    owner: RequiredOwner,
+    mentions: Mentions<'a>,
+    cancel: &'a CancelFlag,
 }
 
 impl Visitor for Copier<'_> {
@@ -101,7 +113,7 @@ impl Visitor for Copier<'_> {
 
     fn enter(&mut self, _dir: BorrowedFd<'_>, here: &Here<'_>) -> Result<(), Error> {
         self.check(here)?;
-        let name = self.name(here);
+        let name = self.name(here)?;
         rustix::fs::mkdirat(&self.dir, &*name, Mode::RWXU).map_err(|errno| self.failed(errno))?;
         self.dir = self.open_dir(&name)?;
         Ok(())
@@ -121,8 +133,8 @@ impl Visitor for Copier<'_> {
         self.check(here)?;
         let target = rustix::fs::readlinkat(here.parent, here.name, Vec::new())
             .map_err(|errno| here.failed("reading link", errno))?;
-        let target = self.rewrite(&target);
-        rustix::fs::symlinkat(&*target, &self.dir, &*self.name(here))
+        let target = self.mentioned(&target)?;
+        rustix::fs::symlinkat(&*target, &self.dir, &*self.name(here)?)
             .map_err(|errno| self.failed(errno))
     }
 }
@@ -137,13 +149,13 @@ impl Copier<'_> {
         };
         let to = rustix::fs::openat(
             &self.dir,
-            &*self.name(here),
+            &*self.name(here)?,
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC,
             mode,
         )
         .map_err(|errno| self.failed(errno))?;
-        if !self.copying.redirected.is_empty() {
-            return self.rewrite_contents(&from, to);
+        if let Mentions::Redirected(_) = self.mentions {
+            return self.rewrite_contents(&from, &to);
         }
         // A clone shares blocks, not the file: writing to either leaves the other alone.
         if rustix::fs::ioctl_ficlone(&to, &from).is_ok() {
@@ -157,7 +169,7 @@ impl Copier<'_> {
         let mut by_kernel = size > 0;
         let mut buffer = Vec::new();
         loop {
-            self.copying.cancel.check()?;
+            self.cancel.check()?;
             if by_kernel {
                 match rustix::fs::copy_file_range(from, None, to, None, COPY_BYTES) {
                     Ok(0) => return Ok(()),
@@ -181,16 +193,14 @@ impl Copier<'_> {
         }
     }
 
-    /// Copies a file with other paths mentioned in it, in pieces.
-    fn rewrite_contents(&self, from: &OwnedFd, to: OwnedFd) -> Result<(), Error> {
+    fn rewrite_contents(&self, from: &OwnedFd, to: &OwnedFd) -> Result<(), Error> {
         let failed = |error| Error::file("copying to", self.path, error);
-        let mut rewriter = HashRewriter::new(File::from(to), self.replacements());
-        let mut buffer = vec![0; REWRITTEN_BYTES];
+        let mut rewriter = self.mentions.rewriter(NewFile(to));
+        let mut buffer = vec![0; 256 << 10];
         loop {
-            self.copying.cancel.check()?;
-            let n_read =
-                rustix::io::retry_on_intr(|| rustix::io::read(from.as_fd(), &mut buffer[..]))
-                    .map_err(|errno| self.failed(errno))?;
+            self.cancel.check()?;
+            let n_read = rustix::io::retry_on_intr(|| rustix::io::read(from, &mut buffer[..]))
+                .map_err(|errno| self.failed(errno))?;
             if n_read == 0 {
                 break;
             }
@@ -199,30 +209,23 @@ impl Copier<'_> {
         rewriter.finish().map(drop).map_err(failed)
     }
 
-    /// Returns a name or a link's target with other paths mentioned in it.
-    fn rewrite<'t>(&self, text: &'t CStr) -> Cow<'t, CStr> {
-        if self.copying.redirected.is_empty() {
-            return Cow::Borrowed(text);
-        }
-        let mut rewriter = HashRewriter::new(Vec::new(), self.replacements());
-        let rewritten = rewriter
-            .write_all(text.to_bytes())
-            .and_then(|()| rewriter.finish());
-        // Memory takes everything, and hash parts have no NUL.
-        let rewritten = rewritten.ok().and_then(|(text, _)| CString::new(text).ok());
-        Cow::Owned(rewritten.unwrap_or_default())
-    }
-
-    fn replacements(&self) -> impl Iterator<Item = (&StorePath, &StorePath)> {
-        let redirected = self.copying.redirected.iter();
-        redirected.map(|(output, elsewhere)| (elsewhere, output))
-    }
-
-    fn name<'a>(&'a self, here: &'a Here<'_>) -> Cow<'a, CStr> {
+    /// Returns a name of the tree as the copy has it.
+    fn name<'a>(&'a self, here: &'a Here<'_>) -> Result<Cow<'a, CStr>, Error> {
         if here.depth == 0 {
-            Cow::Borrowed(&self.root)
+            Ok(Cow::Borrowed(&self.root))
         } else {
-            self.rewrite(here.name)
+            self.mentioned(here.name)
+        }
+    }
+
+    fn mentioned<'a>(&self, name: &'a CStr) -> Result<Cow<'a, CStr>, Error> {
+        match self.mentions {
+            Mentions::Same => Ok(Cow::Borrowed(name)),
+            Mentions::Redirected(_) => self
+                .mentions
+                .rewritten(name)
+                .map(Cow::Owned)
+                .map_err(|error| Error::file("copying to", self.path, error)),
         }
     }
 
@@ -238,8 +241,8 @@ impl Copier<'_> {
 
     /// Looks at the flag and at the owner of what is about to be copied.
     fn check(&self, here: &Here<'_>) -> Result<(), Error> {
-        self.copying.cancel.check()?;
-        match self.copying.owner {
+        self.cancel.check()?;
+        match self.owner {
             RequiredOwner::User(uid) if here.stat.st_uid != uid => {
                 Err(Error::ForeignOwner { path: here.path() })
             }
@@ -249,6 +252,20 @@ impl Copier<'_> {
 
     fn failed(&self, errno: Errno) -> Error {
         Error::file("copying to", self.path, errno)
+    }
+}
+
+/// A file that is being written from its start.
+struct NewFile<'a>(&'a OwnedFd);
+
+impl Write for NewFile<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        write_all(self.0, bytes)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

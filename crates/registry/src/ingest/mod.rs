@@ -43,7 +43,7 @@ use crate::{CancelFlag, Error};
 
 use self::canonical::Canonical;
 pub use self::compare::RoundOutputs;
-use self::copy::{Copying, Place, copy_tree};
+use self::copy::{Mentions, Place, RequiredOwner, copy_tree};
 pub(crate) use self::hash_scan::ReadBuffer;
 use self::hash_scan::{ContentHash, Contents, Metadata, Question, read_tree};
 pub(crate) use self::outputs::FoundOutput;
@@ -124,6 +124,12 @@ impl GoodPaths {
         known.get(path).copied()
     }
 
+    /// Forgets everything.
+    pub(crate) fn forget(&self) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.clear();
+    }
+
     /// Remembers whether a path is good.
     pub(crate) fn set(&self, path: StorePath, is_good: bool) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -196,7 +202,23 @@ impl Ingest {
     }
 
     /// Makes a fresh copy in our own directory.
-    fn copy_in(&self, from: Place<'_>, copying: Copying<'_>) -> Result<Staged, Error> {
+    fn copy_in(
+        &self,
+        from: Place<'_>,
+        owner: RequiredOwner,
+        cancel: &CancelFlag,
+    ) -> Result<Staged, Error> {
+        self.copy_redirected(from, owner, Mentions::Same, cancel)
+    }
+
+    /// Makes a fresh copy in our own directory, which may mention other paths.
+    fn copy_redirected(
+        &self,
+        from: Place<'_>,
+        owner: RequiredOwner,
+        mentions: Mentions<'_>,
+        cancel: &CancelFlag,
+    ) -> Result<Staged, Error> {
         let copy = Staged::new(self.trash.clone());
         let path = self.trash.staging.path_of(&copy.name);
         let to = Place {
@@ -204,7 +226,7 @@ impl Ingest {
             name: &copy.name,
             path: &path,
         };
-        copy_tree(from, to, copying)?;
+        copy_tree(from, to, owner, mentions, cancel)?;
         Ok(copy)
     }
 

@@ -15,7 +15,7 @@ use store_model::{ContentAddress, OutputName, PathInfo, StorePath};
 use tokio::sync::oneshot;
 
 use super::canonical::Canonical;
-use super::copy::{Copying, Place, RequiredOwner};
+use super::copy::{Mentions, Place, RequiredOwner};
 use super::hash_scan::{ContentHash, Contents, Metadata, Question, read_tree};
 use super::repair::{Displaced, keep_signatures};
 use super::{Ingest, Staged, StagedQuestion, discard_all, place};
@@ -368,12 +368,16 @@ impl Ingest {
             name: &scratch_name(request, output),
             path: &self.logical_path(&output.path),
         };
-        let copying = Copying {
-            owner,
-            redirected: &request.scratch.redirected,
-            cancel: &request.cancel,
+        let redirected = request.scratch.redirected.iter();
+        let pairs: Vec<(StorePath, StorePath)> = redirected
+            .map(|(output, elsewhere)| (elsewhere.clone(), output.clone()))
+            .collect();
+        let mentions = if pairs.is_empty() {
+            Mentions::Same
+        } else {
+            Mentions::Redirected(&pairs)
         };
-        self.copy_in(from, copying)
+        self.copy_redirected(from, owner, mentions, &request.cancel)
     }
 
     /// Refuses outputs that refer to each other in a circle.

@@ -12,7 +12,7 @@ use store_model::derivation::IngestionMethod;
 use store_model::{ContentAddress, Hash, HashAlgorithm, OutputName, PathInfo, StorePath};
 use tokio::sync::oneshot;
 
-use super::copy::{Copying, Place, RequiredOwner, write_all};
+use super::copy::{Place, RequiredOwner, write_all};
 use super::hash_scan::{ContentHash, Contents};
 use super::{Ingest, Staged, StagedQuestion};
 use crate::db::write::{Registration, unix_time};
@@ -134,8 +134,7 @@ impl Ingest {
             name: &name,
             path: &request.source,
         };
-        let copying = Copying::faithful(RequiredOwner::Anybody, &self.stopping);
-        let staged = self.copy_in(from, copying)?;
+        let staged = self.copy_in(from, RequiredOwner::Anybody, &self.stopping)?;
         if request.method != IngestionMethod::Recursive {
             // The hash of bare contents does not tell whether they may be executed.
             self.make_plain(&staged)?;

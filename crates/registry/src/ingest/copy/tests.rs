@@ -1,6 +1,6 @@
 //! Outputs that were made elsewhere: in what is registered they mention where they are.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -10,6 +10,9 @@ use proptest::prelude::*;
 use super::*;
 use crate::messages::{RegisterError, RegisterOutputs};
 use crate::testing::{Canary, Scratch, TestStore, is_root, path};
+
+/// How much is read at once.
+const READ_BYTES: usize = 256 << 10;
 
 /// Where an output belongs, and where it was made.
 fn places() -> (StorePath, StorePath) {
@@ -33,11 +36,7 @@ fn copy_rewritten(from: &Path, to: &Path) -> Result<(), Error> {
     let open = |dir: &Path| fs::File::open(dir).unwrap();
     let (from_dir, to_dir) = (open(from_dir), open(to_dir));
     let name = |path: &Path| CString::new(path.file_name().unwrap().as_encoded_bytes()).unwrap();
-    let copying = Copying {
-        owner: RequiredOwner::Anybody,
-        redirected: &BTreeMap::from([places()]),
-        cancel: &CancelFlag::default(),
-    };
+    let (here, elsewhere) = places();
     copy_tree(
         Place {
             dir: from_dir.as_fd(),
@@ -49,7 +48,9 @@ fn copy_rewritten(from: &Path, to: &Path) -> Result<(), Error> {
             name: &name(to),
             path: to,
         },
-        copying,
+        RequiredOwner::Anybody,
+        Mentions::Redirected(&[(elsewhere, here)]),
+        &CancelFlag::default(),
     )
 }
 
@@ -59,7 +60,7 @@ async fn contents_links_and_names_mention_the_real_place() {
     let registry = store.start();
     let (here, elsewhere) = places();
     // The mention lies across the end of what is read at once.
-    let padding = "x".repeat(REWRITTEN_BYTES - 16);
+    let padding = "x".repeat(READ_BYTES - 16);
     let request = made_elsewhere(&store, |out| {
         fs::create_dir(out).unwrap();
         fs::write(out.join("long"), format!("{padding}{elsewhere}{padding}")).unwrap();
@@ -139,7 +140,7 @@ proptest! {
     #[test]
     fn a_file_is_rewritten_as_a_naive_program_would(
         // Around the place where one piece that is read ends and the next begins.
-        n_before in REWRITTEN_BYTES - 64..REWRITTEN_BYTES,
+        n_before in READ_BYTES - 64..READ_BYTES,
         text in any_text(),
     ) {
         let scratch = tempfile::tempdir().unwrap();
