@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, UNIX_EPOCH};
 
 use it::snapshot::Snapshot;
-use it::{Finished, Invocation, Profile, TestStore, debris, requirement};
+use it::{Finished, Invocation, Profile, TestStore, debris, processes, requirement};
 use nix::sys::signal::Signal;
 
 /// A chain of three below the derivation that is asked for, each of which counts its builds, and a
@@ -27,6 +27,9 @@ in mk \"top\" \"echo top >> /signals/runs; mkdir $out; echo ${high} > $out/file;
 /// Makes what the test says, or fails.
 const SALTED: &str =
     "read salt < /signals/salt; if [ $salt = fail ]; then exit 3; fi; echo $salt > $out";
+
+/// How long it may take until nothing is left of a program that was killed.
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The two programs, on stores of their own.
 struct Pair {
@@ -496,6 +499,31 @@ fn an_interrupted_repair_leaves_what_was_there() {
             go
         };
         debris::assert_verifies(store);
+    }
+}
+
+#[test]
+fn a_repair_that_is_killed_leaves_what_was_there_and_the_next_one_tidies_up() {
+    for pair in Pair::all() {
+        let store = &pair.by_goalctl;
+        let drv = pair.script("salted", SALTED);
+        let before = Snapshot::of(store);
+        let output = store.real(&store.output_of(&drv, "out"));
+        damage(&output);
+        let damaged = fs::read(&output).expect("it is there");
+        fs::remove_file(store.signals().dir().join("salt")).expect("the folder is ours");
+        store.signals().pipes(&["salt"]);
+        let mut running = store.build_with_signals(&drv).arg("--repair").start();
+        running.await_line(|line| line.contains("repairing outputs of"));
+        running.signal(Signal::SIGKILL);
+        assert_eq!(running.finish().code(), 128 + 9);
+        processes::await_none_touching(store.dir(), PATIENCE);
+        assert_eq!(fs::read(&output).expect("it is there"), damaged);
+        fs::remove_file(store.signals().dir().join("salt")).expect("the folder is ours");
+        pair.salt("one");
+        store.build_with_signals(&drv).arg("--repair").succeed();
+        Snapshot::of(store).assert_same_as(&before);
+        pair.assert_sound();
     }
 }
 
