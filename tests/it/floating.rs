@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use it::fixtures::Fixtures;
 use it::snapshot::{self, Snapshot};
-use it::{Finished, Invocation, Profile, TestStore, debris, requirement};
+use it::{Finished, Invocation, Profile, TestStore, damage, debris, requirement};
 
 /// What every invocation of these tests is told, of either program.
 const FEATURE: (&str, &str) = ("experimental-features", "nix-command ca-derivations");
@@ -511,6 +511,32 @@ fn links_hooks_and_queries_have_the_paths_that_were_learnt() {
     store.collect_garbage();
     let valid = Snapshot::of(&store).objects;
     assert!(paths.iter().all(|path| valid.contains_key(path)));
+}
+
+#[test]
+fn what_floats_is_repaired_where_it_is() {
+    if !requirement::genuine_nix() {
+        return;
+    }
+    let store = TestStore::new();
+    let drvs = instantiate(
+        &store,
+        r#"let own = mk "own" "echo $out > $out" ca; in mk "user" "echo ${own} > $out" ca"#,
+    );
+    let built = goalctl(&store, &drvs).succeed();
+    let before = (Snapshot::of(&store), Realisations::of(&store));
+    for name in ["-own", "-user"] {
+        let objects = before.0.objects.keys();
+        let path = objects.into_iter().find(|path| path.ends_with(name));
+        let object = store.real(path.expect("it was built"));
+        damage::flip_a_bit(&object);
+        let repaired = goalctl(&store, &drvs).args(["--repair"]).succeed();
+        assert_eq!(sorted(&repaired), sorted(&built), "{name}");
+        assert!(repaired.error().contains(name), "{repaired}");
+        assert_eq!(before, (Snapshot::of(&store), Realisations::of(&store)));
+        debris::assert_clean(&store);
+        debris::assert_verifies(&store);
+    }
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! The scheduler as a library: what a program gets that imports it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +13,7 @@ use scheduler::{
 };
 use store_model::derivation::HashModuloCache;
 use store_model::settings::{SandboxPath, StoreLayout};
+use store_model::wanted_outputs::WantedOutputs;
 use store_model::{Derivation, DerivationOutput, OutputName, Settings, StoreDir, StorePath};
 
 /// How long a worker thread may take to do what it was told.
@@ -60,6 +63,75 @@ fn a_missing_input_of_a_derivation_in_memory_is_a_result_that_names_it() {
         scheduler.stop().await;
     });
     debris::assert_clean(&store);
+}
+
+#[test]
+fn a_path_is_repaired_by_the_derivation_that_made_it() {
+    if !requirement::genuine_nix() {
+        return;
+    }
+    let store = TestStore::new();
+    let in_store = store.script("written", "echo written > $out");
+    let output: StorePath = store.output_of(&in_store, "out")["/nix/store/".len()..]
+        .parse()
+        .expect("a store path");
+    let real = store.objects().join(output.base_name());
+    block_on(async {
+        let scheduler = start(&store);
+        let drv_path = in_store["/nix/store/".len()..].parse().expect("a path");
+        let request = BuildRequest {
+            wanted: vec![Wanted::Outputs {
+                drv_path,
+                outputs: WantedOutputs::All,
+                mode: BuildMode::Normal,
+            }],
+            settings: settings(&store),
+            priority: 0,
+        };
+        let built = scheduler.build_paths(request).await;
+        assert!(built.expect("the scheduler runs").is_success());
+        // Twice, for what was good once need not be for ever.
+        for _ in 0..2 {
+            damage(&real);
+            let repaired = scheduler.repair_path(output.clone(), settings(&store));
+            let report = repaired.await.expect("the scheduler runs");
+            assert_eq!(report.outcomes[0].1.status, Status::Built);
+            let contents = std::fs::read_to_string(&real).expect("it is there");
+            assert_eq!(contents, "written\n");
+        }
+        let repaired = scheduler.repair_path(output.clone(), settings(&store));
+        let report = repaired.await.expect("the scheduler runs");
+        assert_eq!(report.outcomes[0].1.status, Status::AlreadyValid);
+
+        let (drv_path, derivation) = in_memory("memory", "echo $name > $out", &[]);
+        let building = scheduler.build_derivation(drv_path, derivation, settings(&store));
+        let report = building.await.expect("the scheduler runs");
+        let output = report.outcomes[0].1.outputs[&OutputName::default()].clone();
+        let real = store.objects().join(output.base_name());
+        damage(&real);
+        let repaired = scheduler.repair_path(output, settings(&store));
+        let report = repaired.await.expect("the scheduler runs");
+        let outcome = &report.outcomes[0].1;
+        assert_eq!(outcome.status, Status::NoSubstituters);
+        let words = "-memory.drv' is not in the store";
+        assert!(outcome.message.ends_with(words), "{}", outcome.message);
+        scheduler.stop().await;
+    });
+    debris::assert_clean(&store);
+}
+
+/// Changes what a file of the store holds.
+fn damage(file: &Path) {
+    let set_mode = |mode| {
+        std::fs::set_permissions(file, std::fs::Permissions::from_mode(mode)).expect("it is ours");
+    };
+    set_mode(0o644);
+    std::fs::write(file, "damaged\n").expect("it is writable now");
+    let opened = std::fs::File::open(file).expect("it is there");
+    opened
+        .set_modified(std::time::UNIX_EPOCH + Duration::from_secs(1))
+        .expect("it is ours");
+    set_mode(0o444);
 }
 
 #[test]

@@ -2,15 +2,15 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use it::snapshot::Snapshot;
-use it::{Finished, Invocation, Profile, TestStore, debris, requirement};
+use it::{Finished, Invocation, Profile, TestStore, damage, debris, processes, requirement};
 use nix::sys::signal::Signal;
 
 /// A chain of three below the derivation that is asked for, each of which counts its builds, and a
@@ -27,6 +27,9 @@ in mk \"top\" \"echo top >> /signals/runs; mkdir $out; echo ${high} > $out/file;
 /// Makes what the test says, or fails.
 const SALTED: &str =
     "read salt < /signals/salt; if [ $salt = fail ]; then exit 3; fi; echo $salt > $out";
+
+/// How long it may take until nothing is left of a program that was killed.
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The two programs, on stores of their own.
 struct Pair {
@@ -99,7 +102,7 @@ impl Pair {
 
     fn damage(&self, path: &str) {
         for store in self.stores() {
-            damage(&store.real(path));
+            damage::flip_a_bit(&store.real(path));
         }
     }
 
@@ -164,34 +167,6 @@ fn repair_path(store: &TestStore, path: &str) -> Invocation {
     with_signals(store.goalctl(["repair", path]), store, ":rw")
 }
 
-/// Flips one bit of an object's first file, and leaves everything else as it was.
-fn damage(object: &Path) {
-    let file = first_file(object);
-    let set_mode = |mode| {
-        fs::set_permissions(&file, fs::Permissions::from_mode(mode)).expect("the file is ours");
-    };
-    let mode = file.metadata().expect("it is there").mode();
-    set_mode(mode | 0o200);
-    let open = fs::OpenOptions::new().read(true).write(true).open(&file);
-    let open = open.expect("it can be opened now");
-    let mut byte = [0];
-    open.read_exact_at(&mut byte, 0).expect("it has a byte");
-    open.write_all_at(&[byte[0] ^ 1], 0).expect("it is ours");
-    open.set_modified(UNIX_EPOCH + Duration::from_secs(1))
-        .expect("it is ours");
-    set_mode(mode);
-}
-
-fn first_file(object: &Path) -> PathBuf {
-    if !object.is_dir() {
-        return object.to_owned();
-    }
-    let listed = fs::read_dir(object).expect("it can be read");
-    let files = listed.map(|listed| listed.expect("it can be read").path());
-    let file = files.filter(|path| path.is_file()).min();
-    file.expect("it has a file")
-}
-
 /// Deletes an object, as an accident does.
 fn lose(object: &Path) {
     let writable = |path: &Path| {
@@ -216,8 +191,8 @@ impl Watcher {
         let is_over = Arc::new(AtomicBool::new(false));
         let over = Arc::clone(&is_over);
         let look = move || path.symlink_metadata().ok().map(|facts| facts.ino());
+        let mut seen = BTreeSet::from([look()]);
         let thread = thread::spawn(move || {
-            let mut seen = BTreeSet::from([look()]);
             while !over.load(Ordering::Relaxed) {
                 seen.insert(look());
             }
@@ -496,6 +471,31 @@ fn an_interrupted_repair_leaves_what_was_there() {
             go
         };
         debris::assert_verifies(store);
+    }
+}
+
+#[test]
+fn a_repair_that_is_killed_leaves_what_was_there_and_the_next_one_tidies_up() {
+    for pair in Pair::all() {
+        let store = &pair.by_goalctl;
+        let drv = pair.script("salted", SALTED);
+        let before = Snapshot::of(store);
+        let output = store.real(&store.output_of(&drv, "out"));
+        damage::flip_a_bit(&output);
+        let damaged = fs::read(&output).expect("it is there");
+        fs::remove_file(store.signals().dir().join("salt")).expect("the folder is ours");
+        store.signals().pipes(&["salt"]);
+        let mut running = store.build_with_signals(&drv).arg("--repair").start();
+        running.await_line(|line| line.contains("repairing outputs of"));
+        running.signal(Signal::SIGKILL);
+        assert_eq!(running.finish().code(), 128 + 9);
+        processes::await_none_touching(store.dir(), PATIENCE);
+        assert_eq!(fs::read(&output).expect("it is there"), damaged);
+        fs::remove_file(store.signals().dir().join("salt")).expect("the folder is ours");
+        pair.salt("one");
+        store.build_with_signals(&drv).arg("--repair").succeed();
+        Snapshot::of(store).assert_same_as(&before);
+        pair.assert_sound();
     }
 }
 

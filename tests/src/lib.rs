@@ -32,6 +32,7 @@ pub mod hand_over;
 pub mod signals;
 
 pub mod canary;
+pub mod damage;
 pub mod debris;
 pub mod event_stream;
 pub mod measure;

@@ -25,7 +25,8 @@ pub(crate) const HELP: &str = "\
 Exit status:
   0         everything was brought about
   1         anything not listed here: bad arguments, a store that cannot be used, an output
-            that is missing or was refused, a log that is too long, a wrong system or feature
+            that is missing or was refused, a path that cannot be repaired, a log that is too
+            long, a wrong system or feature
   100..111  builds failed: 96 plus the sum of
               1  a builder ran, or was silent, for too long
               2  a fixed output has other contents than promised

@@ -66,13 +66,19 @@ pub struct QueryDerivation {
 }
 
 /// Asked by repairing goals: which of these paths are valid and have the contents that the
-/// database says. Answers are remembered for the registry's lifetime (SPEC A10).
+/// database says. Answers are remembered until somebody sends [`ForgetContents`] (SPEC A10).
 #[derive(Debug, Message)]
 #[rtype(result = "Result<BTreeSet<StorePath>, Error>")]
 pub struct QueryGoodPaths {
     /// The paths in question.
     pub paths: Vec<StorePath>,
 }
+
+/// Sent by the scheduler when a request begins that repairs: what was good at an earlier one may not
+/// be any more.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct ForgetContents;
 
 /// Sent by goals before they ask for validity: keeps these paths from the garbage collector until
 /// the lease is dropped.

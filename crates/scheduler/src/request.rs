@@ -44,6 +44,14 @@ impl Wanted {
         }
     }
 
+    /// Returns whether contents are looked at.
+    pub(crate) fn repairs(&self) -> bool {
+        match self {
+            Self::Outputs { mode, .. } | Self::Given { mode, .. } => *mode == BuildMode::Repair,
+            Self::Path(_, mode) => *mode == PathMode::Repair,
+        }
+    }
+
     pub(crate) fn outputs(&self) -> WantedOutputs {
         match self {
             Self::Outputs { outputs, .. } => outputs.clone(),

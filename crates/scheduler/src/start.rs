@@ -103,6 +103,11 @@ impl Services {
         ]
     }
 
+    /// Has contents read again that were found to be good before.
+    pub(crate) fn forget_contents(&self) {
+        self.store.do_send(registry::ForgetContents);
+    }
+
     pub(crate) fn force_panic(&self, actor: PanickingActor) {
         match actor {
             PanickingActor::StoreRegistry => self.store.do_send(registry::ForcePanic),

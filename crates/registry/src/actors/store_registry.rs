@@ -11,11 +11,11 @@ use tokio::sync::oneshot;
 use crate::db::{Database, query};
 use crate::messages::{
     AddIndirectRoot, AddPath, AddTempRoots, AddText, Added, AdoptRealisations, CompareOutputs,
-    Compared, ContentAddressed, DiscardInvalidPaths, NoteRealisations, QueryAllValidPaths,
-    QueryClosure, QueryDerivation, QueryGoodPaths, QueryGraphs, QueryPathFromHashPart,
-    QueryPathInfo, QueryRealisations, QueryReferrers, QueryValidDerivers, QueryValidPaths,
-    RealisedOutputs, RegisterByContents, RegisterError, RegisterFloatingOutputs, RegisterOutputs,
-    RegisteredFloating, RootsLease, StopRegistry,
+    Compared, ContentAddressed, DiscardInvalidPaths, ForgetContents, NoteRealisations,
+    QueryAllValidPaths, QueryClosure, QueryDerivation, QueryGoodPaths, QueryGraphs,
+    QueryPathFromHashPart, QueryPathInfo, QueryRealisations, QueryReferrers, QueryValidDerivers,
+    QueryValidPaths, RealisedOutputs, RegisterByContents, RegisterError, RegisterFloatingOutputs,
+    RegisterOutputs, RegisteredFloating, RootsLease, StopRegistry,
 };
 use crate::services::{Pools, Queues};
 use crate::{Error, realise, roots, tasks, workers};
@@ -115,6 +115,16 @@ impl Handler<QueryGoodPaths> for StoreRegistry {
 
     fn handle(&mut self, question: QueryGoodPaths, _: &mut Context<Self>) -> Self::Result {
         self.run(|queues| tasks::good_paths(queues, question.paths))
+    }
+}
+
+impl Handler<ForgetContents> for StoreRegistry {
+    type Result = ();
+
+    fn handle(&mut self, _: ForgetContents, _: &mut Context<Self>) {
+        if let Some((queues, _)) = &self.services {
+            queues.good_paths.forget();
+        }
     }
 }
 

@@ -124,6 +124,12 @@ impl GoodPaths {
         known.get(path).copied()
     }
 
+    /// Forgets everything.
+    pub(crate) fn forget(&self) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.clear();
+    }
+
     /// Remembers whether a path is good.
     pub(crate) fn set(&self, path: StorePath, is_good: bool) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);

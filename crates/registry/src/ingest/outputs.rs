@@ -405,13 +405,13 @@ impl Ingest {
             path: &self.logical_path(path),
         };
         let redirected = request.scratch.redirected.iter();
-        let redirected: Vec<(StorePath, StorePath)> = redirected
-            .map(|(path, elsewhere)| (elsewhere.clone(), path.clone()))
+        let pairs: Vec<(StorePath, StorePath)> = redirected
+            .map(|(output, elsewhere)| (elsewhere.clone(), output.clone()))
             .collect();
-        let mentions = if redirected.is_empty() {
+        let mentions = if pairs.is_empty() {
             Mentions::Same
         } else {
-            Mentions::Redirected(&redirected)
+            Mentions::Redirected(&pairs)
         };
         self.copy_redirected(from, owner, mentions, &request.cancel)
     }

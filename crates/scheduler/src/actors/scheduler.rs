@@ -350,6 +350,9 @@ impl Handler<SubmitGoals> for Scheduler {
             .map(|wanted| (wanted.key(), wanted.outputs()))
             .collect();
         let given = request.wanted.iter().filter_map(Wanted::given).collect();
+        if request.wanted.iter().any(Wanted::repairs) {
+            self.services.forget_contents();
+        }
         self.requests.insert(
             id,
             Client {

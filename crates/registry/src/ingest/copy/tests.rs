@@ -11,6 +11,9 @@ use super::*;
 use crate::messages::{RegisterError, RegisterOutputs};
 use crate::testing::{Canary, Scratch, TestStore, is_root, path};
 
+/// How much is read at once.
+const READ_BYTES: usize = 256 << 10;
+
 /// Where an output belongs, and where it was made.
 fn places() -> (StorePath, StorePath) {
     (path('a', "out"), path('b', "out"))
@@ -57,7 +60,7 @@ async fn contents_links_and_names_mention_the_real_place() {
     let registry = store.start();
     let (here, elsewhere) = places();
     // The mention lies across the end of what is read at once.
-    let padding = "x".repeat(REWRITTEN_BYTES - 16);
+    let padding = "x".repeat(READ_BYTES - 16);
     let request = made_elsewhere(&store, |out| {
         fs::create_dir(out).unwrap();
         fs::write(out.join("long"), format!("{padding}{elsewhere}{padding}")).unwrap();
@@ -137,7 +140,7 @@ proptest! {
     #[test]
     fn a_file_is_rewritten_as_a_naive_program_would(
         // Around the place where one piece that is read ends and the next begins.
-        n_before in REWRITTEN_BYTES - 64..REWRITTEN_BYTES,
+        n_before in READ_BYTES - 64..READ_BYTES,
         text in any_text(),
     ) {
         let scratch = tempfile::tempdir().unwrap();
