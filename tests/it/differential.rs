@@ -10,8 +10,6 @@ use it::{Finished, Profile, TestStore, debris, requirement};
 /// Attributes of the fixtures' group `build` that need what goalctl does not have yet, or that
 /// record a fault of Nix 2.8.
 const LEFT_OUT: &[(&str, &str)] = &[
-    ("fetchurl-builtin", "builtin:fetchurl"),
-    ("fetchurl-builtin-exec", "builtin:fetchurl"),
     (
         "structured",
         "variables that name files outside the sandbox",

@@ -264,11 +264,16 @@ impl Launcher {
         launch: &Launch,
         descriptors: Vec<OwnedFd>,
     ) -> Result<(i32, Running), Failure> {
-        let Some(log) = descriptors.into_iter().next() else {
+        let mut descriptors = descriptors.into_iter();
+        let Some(log) = descriptors.next() else {
             return Err(Failure::refused(
                 "starting the builder",
                 "its log is missing",
             ));
+        };
+        let given = outer::Given {
+            log,
+            builtin: descriptors.next(),
         };
         let (ours, theirs) = rustix::net::socketpair(
             rustix::net::AddressFamily::UNIX,
@@ -289,7 +294,7 @@ impl Launcher {
         match sys::clone_process(flags).context(|| namespaces_refused(flags))? {
             sys::Cloned::Child => {
                 drop(ours);
-                outer::run(launch, log, &theirs, &self.shared)
+                outer::run(launch, given, &theirs, &self.shared)
             }
             sys::Cloned::Parent(pid) => {
                 let running = Running {
