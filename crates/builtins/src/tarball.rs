@@ -71,6 +71,10 @@ struct Extractor {
 }
 
 impl Extractor {
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "whatever is not named here is refused"
+    )]
     fn make(&self, member: &mut Entry<'_, impl io::Read>) -> Result<(), Problem> {
         let name = member.path_bytes().into_owned();
         let name = name.as_bstr();
@@ -95,7 +99,8 @@ impl Extractor {
             }
             // Says something of the archive; git writes one.
             EntryType::XGlobalHeader => Ok(()),
-            EntryType::Char | EntryType::Block | EntryType::Fifo | _ => Err(Problem::Refused(
+            // Devices, pipes, and whatever else there may be.
+            _ => Err(Problem::Refused(
                 "is neither a file nor a directory nor a link",
             )),
         }

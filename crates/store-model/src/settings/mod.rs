@@ -222,7 +222,7 @@ impl Default for Settings {
             post_build_hook: None,
             download_attempts: 5,
             connect_timeout: None,
-            stalled_download_timeout: Some(Duration::from_secs(300)),
+            stalled_download_timeout: Some(Duration::from_mins(5)),
             hashed_mirrors: Vec::new(),
             netrc_file: PathBuf::from("/etc/nix/netrc"),
             ssl_cert_file: None,
