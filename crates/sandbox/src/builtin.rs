@@ -85,16 +85,13 @@ fn certificates(settings: &Settings, environment: &HostEnvironment) -> Vec<u8> {
         let mut files = names.filter_map(|name| variable(environment, name));
         files.find(|file| !file.is_empty()).map(PathBuf::from)
     });
-    match named {
-        // What cannot be read vouches for nobody; the builder says that there are none.
-        Some(file) => read(&file).unwrap_or_default(),
-        None => {
-            let mut files = CERTIFICATES.iter();
-            files
-                .find_map(|file| read(Path::new(file)))
-                .unwrap_or_default()
-        }
-    }
+    let content = if let Some(file) = named {
+        read(&file)
+    } else {
+        CERTIFICATES.iter().find_map(|file| read(Path::new(file)))
+    };
+    // What cannot be read vouches for nobody; the builder says that there are none.
+    content.unwrap_or_default()
 }
 
 fn variable(environment: &HostEnvironment, name: &str) -> Option<String> {

@@ -155,10 +155,11 @@ fn absolute_names_begin_at_the_output_and_a_later_member_replaces_an_earlier_one
     );
 }
 
+type Attempt<'a> = &'a dyn Fn(&Room) -> Vec<Vec<u8>>;
+
 #[test]
 fn no_member_gets_out_of_the_output() {
     let absolute = |room: &Room| room.dir.path().to_str().unwrap().to_owned();
-    type Attempt<'a> = &'a dyn Fn(&Room) -> Vec<Vec<u8>>;
     let attempts: [Attempt<'_>; 7] = [
         &|_| vec![file("../outside")],
         &|_| vec![file("top/../../outside")],
