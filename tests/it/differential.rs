@@ -9,14 +9,10 @@ use it::{Finished, Profile, TestStore, debris, requirement};
 
 /// Attributes of the fixtures' group `build` that need what goalctl does not have yet, or that
 /// record a fault of Nix 2.8.
-const LEFT_OUT: &[(&str, &str)] = &[
-    ("fetchurl-builtin", "builtin:fetchurl"),
-    ("fetchurl-builtin-exec", "builtin:fetchurl"),
-    (
-        "structured",
-        "variables that name files outside the sandbox",
-    ),
-];
+const LEFT_OUT: &[(&str, &str)] = &[(
+    "structured",
+    "variables that name files outside the sandbox",
+)];
 
 /// Of two recipes for one fixed output, whichever is built is the deriver of what uses it; with
 /// only one of each pair the deriver does not depend on the order.

@@ -6,6 +6,7 @@ mod structure;
 mod bad_input;
 mod build_users;
 mod builders;
+mod builtins;
 mod commands;
 mod cooperation;
 mod differential;

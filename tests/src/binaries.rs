@@ -47,6 +47,16 @@ fn build() -> PathBuf {
             "CARGO_TARGET_DIR",
             directory.parent().expect("a profile's folder has a parent"),
         );
+    // Some build scripts run again when these change, and cargo sets them for this very program.
+    let ours = std::env::vars_os().map(|(name, _)| name);
+    for name in ours.filter(|name| name.to_string_lossy().starts_with("CARGO_")) {
+        if !["CARGO_HOME", "CARGO_TARGET_DIR"]
+            .iter()
+            .any(|kept| name == *kept)
+        {
+            cargo.env_remove(name);
+        }
+    }
     if directory.ends_with("release") {
         cargo.arg("--release");
     }

@@ -38,6 +38,7 @@ pub mod event_stream;
 pub mod measure;
 pub mod processes;
 pub mod snapshot;
+pub mod web;
 
 pub use invocation::{Finished, Invocation, Running};
 pub use profile::Profile;

@@ -19,7 +19,10 @@ const MAX_INCLUDE_DEPTH: usize = 32;
 /// # Errors
 /// A file cannot be read, or says something that is wrong.
 pub(crate) fn read_files(environment: &Environment, defaults: Settings) -> Result<Configuration> {
-    let mut configuration = Configuration::new(defaults);
+    let mut configuration = Configuration::new(Settings {
+        netrc_file: system_dir(environment).join("netrc"),
+        ..defaults
+    });
     for file in configuration_files(environment) {
         include(&mut configuration, &file, Presence::Optional, 0)?;
     }
@@ -54,9 +57,6 @@ pub(crate) fn typed(name: &str, value: &str) -> Assignment {
 
 /// The files that are read, in that order. None needs to exist.
 fn configuration_files(environment: &Environment) -> Vec<PathBuf> {
-    let system_dir = environment
-        .path("NIX_CONF_DIR")
-        .unwrap_or_else(|| PathBuf::from("/etc/nix"));
     let mut user_files: Vec<PathBuf> = if let Some(files) = environment.get("NIX_USER_CONF_FILES") {
         std::env::split_paths(files)
             .filter(|file| !file.as_os_str().is_empty())
@@ -74,12 +74,18 @@ fn configuration_files(environment: &Environment) -> Vec<PathBuf> {
     };
     // The first one named has the last word.
     user_files.reverse();
-    let mut files = vec![system_dir.join("nix.conf")];
+    let mut files = vec![system_dir(environment).join("nix.conf")];
     files.append(&mut user_files);
     files
         .iter()
         .map(|file| environment.absolute(file))
         .collect()
+}
+
+/// Where the system's files are.
+fn system_dir(environment: &Environment) -> PathBuf {
+    let dir = environment.path("NIX_CONF_DIR");
+    environment.absolute(&dir.unwrap_or_else(|| PathBuf::from("/etc/nix")))
 }
 
 fn include(

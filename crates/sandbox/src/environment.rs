@@ -60,11 +60,7 @@ pub(crate) fn environment(
 ) -> Result<Environment, Error> {
     let derivation = attributes.derivation();
     let outputs = scratch_outputs(derivation, circumstances)?;
-    let mut rewrites: Replacements = outputs
-        .iter()
-        .map(|(name, path)| (output_placeholder(name), path.as_str()))
-        .collect();
-    add_hash_parts(&mut rewrites, circumstances.redirected);
+    let rewrites = replacements(&outputs, circumstances);
     let mut variables = first_variables(circumstances);
     let mut files = BTreeMap::new();
     if let Some(structured) = attributes.structured() {
@@ -87,6 +83,36 @@ pub(crate) fn environment(
     last_variables(attributes, circumstances, &mut variables)?;
     let program = program(derivation, &variables, &rewrites)?;
     Ok(Environment { program, files })
+}
+
+/// Returns what a built-in builder is told: the derivation's own variables, and nothing else.
+///
+/// # Errors
+/// An output's path is not known.
+pub(crate) fn builtin_attributes(
+    derivation: &Derivation,
+    circumstances: &Circumstances<'_>,
+) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, Error> {
+    let outputs = scratch_outputs(derivation, circumstances)?;
+    let rewrites = replacements(&outputs, circumstances);
+    let variables = derivation.env.iter();
+    Ok(variables
+        .map(|(name, value)| (name.to_vec(), rewrites.apply(value.as_bstr()).to_vec()))
+        .collect())
+}
+
+/// Returns what stands for each output, with the output's path; and the hash parts of outputs that
+/// are made elsewhere.
+fn replacements(
+    outputs: &BTreeMap<OutputName, String>,
+    circumstances: &Circumstances<'_>,
+) -> Replacements {
+    let mut replacements: Replacements = outputs
+        .iter()
+        .map(|(name, path)| (output_placeholder(name), path.as_str()))
+        .collect();
+    add_hash_parts(&mut replacements, circumstances.redirected);
+    replacements
 }
 
 /// Returns where the builder puts an output: its own path, or one made up for an output whose path

@@ -92,11 +92,11 @@ pub enum Error {
         /// The kernel's answer.
         source: io::Error,
     },
-    /// Going on would execute a file that happens to have the built-in builder's name.
-    #[error("the built-in builder '{builder}' is not supported yet")]
+    /// Going on would run a built-in builder that nobody has told what to build.
+    #[error("handing the built-in builder what it is told")]
     Builtin {
-        /// Its name, such as `builtin:fetchurl`.
-        builder: String,
+        /// The kernel's answer.
+        source: io::Error,
     },
     /// Going on would leave the builder to guess where its output goes.
     #[error("the path of the output '{output}' is not known before its inputs are")]

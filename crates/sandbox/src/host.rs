@@ -1,6 +1,6 @@
 //! What all builds of one supervisor share, and the way from a request to a [`SandboxSpec`].
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -22,9 +22,9 @@ use crate::spec::{
     Switch,
 };
 use crate::user_pool::{BuildUser, Origin, UserPool, Withdrawal};
-use crate::wire::Launch;
+use crate::wire::{Builder, Launch};
 use crate::workspace::{Owner, Places, Reuse, ScratchPlace, Workspace};
-use crate::{Error, StartBuild, pre_build_hook};
+use crate::{Error, StartBuild, builtin, pre_build_hook};
 
 /// What all builds share.
 #[derive(Debug)]
@@ -36,6 +36,15 @@ pub(crate) struct Host {
     environment: HostEnvironment,
     pub(crate) launcher: PathBuf,
     n_cores: usize,
+}
+
+/// A build that only has to be launched.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    pub(crate) workspace: Workspace,
+    pub(crate) launch: Launch,
+    /// What a built-in builder is told.
+    pub(crate) builtin: Option<OwnedFd>,
 }
 
 /// How far a build is kept from the host, before anything is made for it.
@@ -118,13 +127,8 @@ impl Host {
         confinement: Confinement,
         user: Option<BuildUser>,
         given_up: BorrowedFd<'_>,
-    ) -> Result<(Workspace, Launch), Error> {
+    ) -> Result<Prepared, Error> {
         let (derivation, settings) = (&*request.derivation, &*request.settings);
-        if derivation.is_builtin() {
-            return Err(Error::Builtin {
-                builder: derivation.builder.to_string(),
-            });
-        }
         let attributes = derivation.attributes().map_err(Error::attributes)?;
         let mut host_paths = match confinement {
             Confinement::Sandboxed => HostPaths::of(&self.layout, request, &attributes)?,
@@ -166,6 +170,7 @@ impl Host {
         };
         let Environment { program, files } = environment(&attributes, &circumstances)?;
         workspace.write_files(&files)?;
+        let builtin = builtin::seal(derivation, &circumstances)?;
         let spec = SandboxSpec {
             isolation: self.isolation(request, place, &workspace, host_paths),
             identity,
@@ -177,9 +182,16 @@ impl Host {
         let launch = Launch {
             build_id: request.build_id.0,
             plan: plan(&spec),
-            program,
+            builder: match &builtin {
+                Some(_) => Builder::Builtin,
+                None => Builder::Program(program),
+            },
         };
-        Ok((workspace, launch))
+        Ok(Prepared {
+            workspace,
+            launch,
+            builtin,
+        })
     }
 
     /// Runs the user's hook, if there is one; returns what else it shows to the builder.

@@ -67,12 +67,19 @@ impl Launcher {
         })
     }
 
-    /// Asks for a build; `log` becomes the builder's output.
+    /// Asks for a build; `log` becomes the builder's output, `builtin` is what a built-in one is
+    /// told.
     ///
     /// # Errors
     /// The launcher is gone.
-    pub(crate) fn launch(&self, launch: Launch, log: BorrowedFd<'_>) -> Result<(), Error> {
-        self.send(&Request::Launch(Box::new(launch)), &[log])
+    pub(crate) fn launch(
+        &self,
+        launch: Launch,
+        log: BorrowedFd<'_>,
+        builtin: Option<BorrowedFd<'_>>,
+    ) -> Result<(), Error> {
+        let descriptors: Vec<_> = std::iter::once(log).chain(builtin).collect();
+        self.send(&Request::Launch(Box::new(launch)), &descriptors)
     }
 
     /// Asks for a build's end. It is reported as every end is.

@@ -2,7 +2,8 @@
 //!
 //! Reading order: [`messages`] (the crate's whole conversation), then the actors, then the pure
 //! modules (`spec`, `plan`, `environment`, `wire`), then those that do I/O: `host` (from a request
-//! to a plan), `host_paths`, `pre_build_hook`, `redirect`, `workspace`, `user_pool`, `build_log`, `launch`, and at last [`init`], which is the
+//! to a plan), `builtin`, `host_paths`, `pre_build_hook`, `redirect`, `workspace`, `user_pool`,
+//! `build_log`, `launch`, and at last [`init`], which is the
 //! other program of this crate, `sandbox-init`.
 
 pub mod darwin_profile;
@@ -12,6 +13,7 @@ pub mod messages;
 
 mod actors;
 mod build_log;
+mod builtin;
 mod environment;
 mod host;
 mod host_paths;

@@ -8,11 +8,13 @@
 //! The limits guard against mistakes, not against attacks; no byte of a builder gets here.
 
 use std::ffi::CString;
-use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::fs::File;
+use std::io::{self, IoSlice, IoSliceMut, Read, Seek as _, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
+use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags,
@@ -24,7 +26,7 @@ use crate::SetupFault;
 use crate::plan::Plan;
 
 /// Bumped with every change of a wire type: a launcher of another version is refused, not misread.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// Length and version.
 const HEADER_LEN: usize = 5;
@@ -33,13 +35,15 @@ const HEADER_LEN: usize = 5;
 /// a mistake.
 const MAX_PAYLOAD_LEN: usize = 64 << 20;
 
-/// The log's pseudo-terminal is the only descriptor that travels; room for three more is free.
+/// The log's pseudo-terminal travels, and what a built-in builder is told; room for two more is
+/// free.
 const MAX_DESCRIPTORS: usize = 4;
 
 /// What the supervisor asks of the launcher.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Request {
-    /// Run a builder. The frame carries the descriptor that becomes its output.
+    /// Run a builder. The frame carries the descriptor that becomes its output; for a built-in one
+    /// a second one, which the request is read from.
     Launch(Box<Launch>),
     /// Kill every process of a build, if it still runs.
     Kill {
@@ -56,7 +60,17 @@ pub(crate) struct Launch {
     /// What to set up.
     pub(crate) plan: Plan,
     /// What to run in it.
-    pub(crate) program: Program,
+    pub(crate) builder: Builder,
+}
+
+/// What runs as the builder.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Builder {
+    /// A program of the sandbox.
+    Program(Program),
+    /// One of ours. What it is told holds passwords, and is for its own process alone: it is
+    /// sealed in the descriptor that comes with the launch.
+    Builtin,
 }
 
 /// What is executed.
@@ -143,6 +157,36 @@ pub(crate) fn send_request(
 /// The bytes are not a request of this version.
 pub(crate) fn receive_request(socket: &UnixStream) -> io::Result<Option<(Request, Vec<OwnedFd>)>> {
     receive_frame(socket)
+}
+
+/// Puts what a built-in builder is told where only its own process reads it.
+///
+/// # Errors
+/// There is no memory, or the request is too large.
+pub(crate) fn seal_builtin(request: &builtins::Request) -> io::Result<OwnedFd> {
+    let payload = encode(request)?;
+    if payload.len() > MAX_PAYLOAD_LEN {
+        return Err(invalid("the message is longer than 64 MiB"));
+    }
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let mut file = File::from(rustix::fs::memfd_create("builtin", flags)?);
+    file.write_all(&payload)?;
+    let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
+    rustix::fs::fcntl_add_seals(&file, seals)?;
+    Ok(file.into())
+}
+
+/// Reads what [`seal_builtin`] has written.
+///
+/// # Errors
+/// It is no request of this version.
+pub(crate) fn unseal_builtin(sealed: OwnedFd) -> io::Result<builtins::Request> {
+    let mut file = File::from(sealed);
+    let mut payload = Vec::new();
+    // Whoever wrote it had the same open file, and left it at its end.
+    file.rewind()?;
+    file.read_to_end(&mut payload)?;
+    decode(&payload)
 }
 
 /// Writes a report.
@@ -323,11 +367,11 @@ mod tests {
                 inner: Vec::new(),
                 descendants: crate::plan::Descendants::Adopted,
             },
-            program: Program {
+            builder: Builder::Program(Program {
                 path: c"/builder".into(),
                 args: vec![c"an argument that is not short".into(); n_args],
                 env: vec![c"NAME=\xff".into()],
-            },
+            }),
         }))
     }
 
@@ -343,8 +387,11 @@ mod tests {
         let Request::Launch(received) = first else {
             panic!("{first:?}");
         };
-        assert_eq!(received.program.args.len(), 100_000);
-        assert_eq!(received.program.env[0].as_bytes(), b"NAME=\xff");
+        let Builder::Program(program) = received.builder else {
+            panic!("{received:?}");
+        };
+        assert_eq!(program.args.len(), 100_000);
+        assert_eq!(program.env[0].as_bytes(), b"NAME=\xff");
         let [descriptor] = <[OwnedFd; 1]>::try_from(descriptors).unwrap();
         std::fs::File::from(descriptor)
             .write_all(b"through")
@@ -362,6 +409,20 @@ mod tests {
             .read_to_string(&mut text)
             .unwrap();
         assert_eq!(text, "through");
+    }
+
+    #[test]
+    fn what_a_builtin_is_told_arrives_whole_and_can_be_changed_by_nobody() {
+        let request = builtins::Request {
+            name: "fetchurl".to_owned(),
+            attributes: [(b"url".to_vec(), vec![0xff; 1 << 20])].into(),
+            provisions: builtins::Provisions::default(),
+        };
+        let sealed = seal_builtin(&request).unwrap();
+        let copy = std::fs::File::from(sealed.try_clone().unwrap());
+        assert!((&copy).write_all(b"x").is_err());
+        assert!(copy.set_len(0).is_err());
+        assert_eq!(unseal_builtin(sealed).unwrap(), request);
     }
 
     #[test]

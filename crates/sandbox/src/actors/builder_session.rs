@@ -27,7 +27,7 @@ use crate::build_log::file::LogFile;
 use crate::build_log::reader::{BUDGET_BYTES, FinishedLog, LogNews, LogReader};
 use crate::build_log::{lines::MAX_LINE_LEN, terminal};
 use crate::error::chain;
-use crate::host::{Confinement, Host};
+use crate::host::{Confinement, Host, Prepared};
 use crate::launch::Launcher;
 use crate::user_pool::Withdrawal;
 use crate::wire::{Ending, News};
@@ -498,7 +498,11 @@ impl Work {
                 self.host
                     .prepare(&self.request, self.confinement, user, given_up)
             });
-        let (workspace, launch) = match prepared {
+        let Prepared {
+            workspace,
+            launch,
+            builtin,
+        } = match prepared {
             Ok(prepared) => prepared,
             Err(error) => return FinishedWork::failed(error),
         };
@@ -512,7 +516,8 @@ impl Work {
             Ok(terminal) => terminal,
             Err(error) => return failed(workspace, error),
         };
-        if let Err(error) = self.launcher.launch(launch, terminal.slave.as_fd()) {
+        let (log, builtin) = (terminal.slave.as_fd(), builtin.as_ref().map(AsFd::as_fd));
+        if let Err(error) = self.launcher.launch(launch, log, builtin) {
             return failed(workspace, error);
         }
         // Only the builder holds it from now on, so that its end is seen.

@@ -1,10 +1,11 @@
-//! The builder's own process, from its birth until it is the builder.
+//! The builder's own process, from its birth until it is the builder; a built-in one to its end.
 
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
 
 use nix::sys::personality::{self, Persona};
@@ -15,22 +16,26 @@ use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::process::Signal;
 
 use super::failure::{Context, Failure, Reason};
+use super::outer::Given;
 use super::seccomp::Filters;
 use super::{capabilities, identity, outer, sys};
 use crate::plan::InnerStep;
 use crate::spec::NestedNamespaces;
-use crate::wire::{Launch, News, Program};
+use crate::wire::{self, Builder, Launch, News, Program};
 
-/// What a builder that cannot be executed exits with, as with Nix.
+/// What a builder that cannot be executed, or a built-in one that fails, exits with, as with Nix.
 const NOT_EXECUTED: i32 = 1;
 
 /// Linux's 32-bit machine, which nix does not name.
 const PER_LINUX32: u64 = 8;
 
+/// What a built-in builder that has panicked exits with, as any program of ours.
+const PANICKED: i32 = 101;
+
 /// Becomes the builder.
 pub(super) fn run(
     launch: &Launch,
-    log: &OwnedFd,
+    given: &mut Given,
     gate: OwnedFd,
     news: &OwnedFd,
     filters: &Filters,
@@ -40,31 +45,93 @@ pub(super) fn run(
     if gate.read_exact(&mut [0]).is_err() {
         sys::exit_now(NOT_EXECUTED);
     }
-    let mut found = Ok(());
-    let prepared = launch.plan.inner.iter().try_for_each(|step| {
-        if *step == InnerStep::FindBuilder {
-            found = find_builder(&launch.program);
-            return Ok(());
-        }
-        perform(step, log, news, filters)
-    });
-    match prepared {
-        Ok(()) => {
+    let status = match prepare(launch, given, news, filters) {
+        Ok(Ready::Program { program, found }) => {
             drop(outer::tell(news, News::Started { pid: 0 }));
             let error = match found {
-                Ok(()) => execute(&launch.program),
+                Ok(()) => execute(program),
                 Err(error) => error,
             };
             // The builder's own failure, hence in its log.
-            let path = OsStr::from_bytes(launch.program.path.as_bytes());
+            let path = OsStr::from_bytes(program.path.as_bytes());
             let complaint = format!("executing '{}': {}\n", path.display(), Reason(&error));
             drop(io::stderr().write_all(complaint.as_bytes()));
+            NOT_EXECUTED
+        }
+        Ok(Ready::Builtin(request)) => {
+            drop(outer::tell(news, News::Started { pid: 0 }));
+            run_builtin(&request)
         }
         Err(failure) => {
             drop(outer::tell(news, News::Ended(failure.into_ending())));
+            NOT_EXECUTED
+        }
+    };
+    sys::exit_now(status)
+}
+
+/// What is about to run.
+enum Ready<'a> {
+    Program {
+        program: &'a Program,
+        /// Why it cannot be executed, if so.
+        found: io::Result<()>,
+    },
+    Builtin(Box<builtins::Request>),
+}
+
+/// Takes the inner steps.
+fn prepare<'a>(
+    launch: &'a Launch,
+    given: &mut Given,
+    news: &OwnedFd,
+    filters: &Filters,
+) -> Result<Ready<'a>, Failure> {
+    let mut ready = match (&launch.builder, given.builtin.take()) {
+        (Builder::Program(program), _) => Ready::Program {
+            program,
+            found: Ok(()),
+        },
+        // Before the steps, which close every descriptor.
+        (Builder::Builtin, Some(sealed)) => {
+            let request = wire::unseal_builtin(sealed)
+                .context(|| "reading what the built-in builder is told")?;
+            Ready::Builtin(Box::new(request))
+        }
+        (Builder::Builtin, None) => {
+            let operation = "reading what the built-in builder is told";
+            return Err(Failure::refused(operation, "it is missing"));
+        }
+    };
+    for step in &launch.plan.inner {
+        match (step, &mut ready) {
+            (InnerStep::FindBuilder, Ready::Program { program, found }) => {
+                *found = find_builder(program);
+            }
+            (step, _) => perform(step, &given.log, news, filters)?,
         }
     }
-    sys::exit_now(NOT_EXECUTED)
+    Ok(ready)
+}
+
+/// Runs a built-in builder where another would be executed; returns what it exits with.
+fn run_builtin(request: &builtins::Request) -> i32 {
+    // An execution would close the socket that only set-up may use.
+    if sys::close_descriptors_except(None).is_err() {
+        return NOT_EXECUTED;
+    }
+    let mut log = io::stderr();
+    let ended = panic::catch_unwind(AssertUnwindSafe(|| builtins::run(request, &mut log)));
+    match ended {
+        Ok(Ok(())) => 0,
+        Ok(Err(error)) => {
+            let complaint = format!("error: {}\n", crate::error::chain(&error));
+            drop(io::stderr().write_all(complaint.as_bytes()));
+            NOT_EXECUTED
+        }
+        // The panic's message is in the log already.
+        Err(_) => PANICKED,
+    }
 }
 
 fn perform(
@@ -116,7 +183,8 @@ fn perform(
                 .thread_set_mask()
                 .context(|| "unblocking signals")
         }
-        // Not a failure to prepare but the builder's own, so it is dealt with above.
+        // Not a failure to prepare but the builder's own, so it is dealt with above. What is built
+        // in has no path.
         InnerStep::FindBuilder => Ok(()),
         InnerStep::DropCapabilities => capabilities::drop_all(),
         InnerStep::ForbidNewPrivileges => capabilities::forbid_new_privileges(),
@@ -143,7 +211,7 @@ fn redirect(log: &OwnedFd, news: &OwnedFd) -> io::Result<()> {
     rustix::stdio::dup2_stdout(log)?;
     rustix::stdio::dup2_stderr(log)?;
     std::mem::forget(nothing);
-    sys::close_descriptors_except(news.as_fd())
+    sys::close_descriptors_except(Some(news.as_fd()))
 }
 
 fn imitate(linux_26: bool, thirty_two_bit: bool) -> io::Result<()> {

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::ffi::{CString, OsString};
 use std::fs::File;
-use std::io;
+use std::io::{self, Read as _};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::FileExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
@@ -132,7 +133,7 @@ fn parse(args: &[OsString]) -> io::Result<(Profile, i32)> {
 /// there it could be opened for writing, and in the unprivileged profile its owner is the builder's
 /// own user (CVE-2019-5736).
 fn become_unwritable(args: &[OsString]) -> io::Result<()> {
-    let mut program = File::open("/proc/self/exe")?;
+    let program = File::open("/proc/self/exe")?;
     let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
     if rustix::fs::fcntl_get_seals(&program).is_ok_and(|present| present.contains(seals)) {
         return Ok(());
@@ -144,7 +145,8 @@ fn become_unwritable(args: &[OsString]) -> io::Result<()> {
         copy => copy?,
     };
     let mut copy = File::from(copy);
-    io::copy(&mut program, &mut copy)?;
+    let n_bytes = loaded_len(&program).unwrap_or(u64::MAX);
+    io::copy(&mut program.take(n_bytes), &mut copy)?;
     rustix::fs::fcntl_add_seals(&copy, seals)?;
     let args = args
         .iter()
@@ -156,6 +158,36 @@ fn become_unwritable(args: &[OsString]) -> io::Result<()> {
         Ok(never) => match never {},
         Err(errno) => Err(errno.into()),
     }
+}
+
+/// Returns how much of a program's file the kernel loads: what follows is for debuggers, and several
+/// times as large. `None` if the file is not of the usual kind.
+fn loaded_len(program: &File) -> Option<u64> {
+    const LOADED: u32 = 1;
+    let mut header = [0; 64];
+    program.read_exact_at(&mut header, 0).ok()?;
+    // 64 bits, little-endian.
+    if !header.starts_with(b"\x7fELF\x02\x01") {
+        return None;
+    }
+    let number = |bytes: &[u8], at: usize| {
+        let bytes = bytes.get(at..at + 8)?.try_into().ok()?;
+        Some(u64::from_le_bytes(bytes))
+    };
+    let table = number(&header, 32)?;
+    let [segment_len, n_segments] = [54, 56].map(|at| {
+        let bytes = [header[at], header[at + 1]];
+        usize::from(u16::from_le_bytes(bytes))
+    });
+    let mut segments = vec![0; segment_len * n_segments];
+    program.read_exact_at(&mut segments, table).ok()?;
+    let mut end = table + segments.len() as u64;
+    for segment in segments.chunks(segment_len.max(1)) {
+        if segment.starts_with(&LOADED.to_le_bytes()) {
+            end = end.max(number(segment, 8)?.checked_add(number(segment, 32)?)?);
+        }
+    }
+    Some(end)
 }
 
 /// Makes the launcher what its profile says, once for all builds.
@@ -264,11 +296,16 @@ impl Launcher {
         launch: &Launch,
         descriptors: Vec<OwnedFd>,
     ) -> Result<(i32, Running), Failure> {
-        let Some(log) = descriptors.into_iter().next() else {
+        let mut descriptors = descriptors.into_iter();
+        let Some(log) = descriptors.next() else {
             return Err(Failure::refused(
                 "starting the builder",
                 "its log is missing",
             ));
+        };
+        let given = outer::Given {
+            log,
+            builtin: descriptors.next(),
         };
         let (ours, theirs) = rustix::net::socketpair(
             rustix::net::AddressFamily::UNIX,
@@ -289,7 +326,7 @@ impl Launcher {
         match sys::clone_process(flags).context(|| namespaces_refused(flags))? {
             sys::Cloned::Child => {
                 drop(ours);
-                outer::run(launch, log, &theirs, &self.shared)
+                outer::run(launch, given, &theirs, &self.shared)
             }
             sys::Cloned::Parent(pid) => {
                 let running = Running {

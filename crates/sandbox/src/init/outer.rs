@@ -40,9 +40,18 @@ pub(super) struct Shared {
     pub(super) views: Views,
 }
 
+/// The descriptors that come with a launch.
+#[derive(Debug)]
+pub(super) struct Given {
+    /// Becomes the builder's output.
+    pub(super) log: OwnedFd,
+    /// Holds what a built-in builder is told.
+    pub(super) builtin: Option<OwnedFd>,
+}
+
 /// Lives as the build's first process and ends with it.
-pub(super) fn run(launch: &Launch, log: OwnedFd, news: &OwnedFd, shared: &Shared) -> ! {
-    let ending = supervise(launch, log, news, shared).unwrap_or_else(|failure| {
+pub(super) fn run(launch: &Launch, given: Given, news: &OwnedFd, shared: &Shared) -> ! {
+    let ending = supervise(launch, given, news, shared).unwrap_or_else(|failure| {
         let fault = failure.fault();
         let mut message = failure.to_string();
         let cut = message.floor_char_boundary(MAX_MESSAGE_LEN);
@@ -56,7 +65,7 @@ pub(super) fn run(launch: &Launch, log: OwnedFd, news: &OwnedFd, shared: &Shared
 
 fn supervise(
     launch: &Launch,
-    log: OwnedFd,
+    mut given: Given,
     news: &OwnedFd,
     shared: &Shared,
 ) -> Result<Ending, Failure> {
@@ -68,8 +77,9 @@ fn supervise(
         processes::block_stop_signal().context(|| "blocking signals")?;
     }
     perform(plan, &shared.views, news)?;
-    let builder = start_builder(launch, &log, news, &shared.filters)?;
-    drop(log);
+    let builder = start_builder(launch, &mut given, news, &shared.filters)?;
+    // Both are the builder's alone from now on.
+    drop(given);
     // From here on nothing is set up any more. The rights would only be worth stealing; but where
     // there is no pid namespace, killing another user's processes takes some.
     if !matches!(plan.descendants, Descendants::OfUser(_)) {
@@ -250,17 +260,17 @@ fn no_root() -> Failure {
 }
 
 /// The builder's process, which waits behind its gate.
-struct Builder {
+struct Waiting {
     pid: i32,
     gate: OwnedFd,
 }
 
 fn start_builder(
     launch: &Launch,
-    log: &OwnedFd,
+    given: &mut Given,
     news: &OwnedFd,
     filters: &Filters,
-) -> Result<Builder, Failure> {
+) -> Result<Waiting, Failure> {
     let mapping = launch.plan.mapping.as_ref();
     // The mount namespace stays the one that was made above: a greater user namespace owns it, so
     // nobody in the builder's may change a mount of it, and a copy of it that a further namespace
@@ -276,13 +286,13 @@ fn start_builder(
     match cloned {
         sys::Cloned::Child => {
             drop(gate);
-            inner::run(launch, log, gate_inside, news, filters)
+            inner::run(launch, given, gate_inside, news, filters)
         }
         sys::Cloned::Parent(pid) => {
             if let Some(mapping) = mapping {
                 identity::map_ids(pid, mapping)?;
             }
-            Ok(Builder { pid, gate })
+            Ok(Waiting { pid, gate })
         }
     }
 }

@@ -48,14 +48,16 @@ pub(crate) fn exit_now(code: c_int) -> ! {
 
 /// Closes every descriptor but the first three and `kept`.
 ///
-/// The caller is about to execute another program and uses none of them again.
-pub(crate) fn close_descriptors_except(kept: BorrowedFd<'_>) -> io::Result<()> {
-    let kept = c_uint::try_from(kept.as_raw_fd()).map_err(io::Error::other)?;
+/// The caller is about to become the builder, and uses none of them again.
+pub(crate) fn close_descriptors_except(kept: Option<BorrowedFd<'_>>) -> io::Result<()> {
+    let kept = kept.map_or(2, |kept| kept.as_raw_fd());
+    let kept = c_uint::try_from(kept).map_err(io::Error::other)?;
     for (first, last) in [(3, kept.saturating_sub(1)), (kept.max(2) + 1, c_uint::MAX)] {
         if first <= last {
             // SAFETY: the call reads no memory. Descriptors that Rust values still own become
             // stale; by the contract above nothing uses or drops those values any more: the process
-            // executes or ends by `exit_now`.
+            // executes, or runs what is built in, which was handed none of them, and ends by
+            // `exit_now`.
             check(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) })?;
         }
     }

@@ -187,17 +187,10 @@ async fn refusals(lab: Lab) {
         derivation.env.insert(name.into(), value.into());
         derivation
     };
-    let mut builtin = lab.script("true");
-    builtin.builder = "builtin:fetchurl".into();
     let forbidden = "'__noChroot' is set, but that is not allowed when 'sandbox' is 'true'";
     let impure = "'__impureHostDeps' asks for '/etc/shadow', which 'allowed-impure-host-deps' \
                   does not allow";
     let cases = [
-        (
-            builtin,
-            "the built-in builder 'builtin:fetchurl' is not supported yet",
-            SetupFault::Lasting,
-        ),
         (
             with("bad", "a\0b"),
             "the variable 'bad' holds a NUL byte, which no process can be given",

@@ -2,7 +2,7 @@
 //! is another way.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 
 use sandbox::{BuildVerdict, StopSandbox, redirected_path};
 use store_model::StoreDir;
@@ -17,6 +17,7 @@ in_both_profiles! {
     what_a_builder_leaves_running_is_killed => super::left_running;
     a_cancelled_builder_takes_its_children_along => super::cancelled;
     relaxed_lets_out_only_who_asks => super::relaxed;
+    a_builtin_builds_as_a_builder_would => super::builtin;
 }
 
 /// Makes the real store the logical one.
@@ -148,4 +149,36 @@ async fn relaxed(lab: Lab) {
             .log
             .contains("/nix-build-test.drv-0/build")
     );
+}
+
+async fn builtin(lab: Lab) {
+    let mut lab = lab;
+    unrelocated(&mut lab);
+    let canary = lab.root().join("canary");
+    fs::write(&canary, "of the host").unwrap();
+    let mut derivation = lab.fixed_script("");
+    derivation.builder = "builtin:fetchurl".into();
+    for (name, value) in [
+        ("url", format!("file://{}", canary.display())),
+        ("outputHashMode", "flat".to_owned()),
+        ("outputHash", String::new()),
+    ] {
+        derivation.env.insert(name.into(), value.into());
+    }
+    let supervisor = lab.start();
+    let built = lab.build(&supervisor, 1, derivation.clone()).finish().await;
+    built.assert_success();
+    assert_eq!(fs::read_to_string(built.output()).unwrap(), "of the host");
+    let owner = fs::metadata(built.output()).unwrap().uid();
+    assert_eq!(Some(owner), built.uid);
+    if profile() == Profile::Unprivileged {
+        fs::remove_file(built.output()).unwrap();
+    }
+
+    derivation.builder = "builtin:nothing".into();
+    let built = lab.build(&supervisor, 2, derivation).finish().await;
+    assert_eq!(built.exited.verdict, BuildVerdict::Exited { code: 1 });
+    assert_eq!(built.log, "error: unsupported builtin builder 'nothing'\n");
+    supervisor.send(StopSandbox).await.unwrap();
+    lab.assert_clean();
 }

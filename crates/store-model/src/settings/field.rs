@@ -28,6 +28,8 @@ pub(super) enum Field {
     Bytes(Lens<Option<u64>>),
     Text(Lens<String>),
     Words(Lens<BTreeSet<String>>),
+    /// Words whose order counts.
+    Sequence(Lens<Vec<String>>),
     Path(Lens<PathBuf>),
     /// An absolute path, or nothing.
     OptionalPath(Lens<Option<PathBuf>>),
@@ -49,7 +51,7 @@ impl Field {
     pub(super) fn is_list(self) -> bool {
         matches!(
             self,
-            Self::Words(_) | Self::Paths(_) | Self::SandboxPaths(_)
+            Self::Words(_) | Self::Sequence(_) | Self::Paths(_) | Self::SandboxPaths(_)
         )
     }
 
@@ -97,6 +99,13 @@ impl Field {
                 let words = text.split_ascii_whitespace().map(str::to_owned).collect();
                 put_set(lens(settings), words, mode);
             }
+            Self::Sequence(lens) => {
+                if mode == Mode::Replace {
+                    lens(settings).clear();
+                }
+                let words = text.split_ascii_whitespace().map(str::to_owned);
+                lens(settings).extend(words);
+            }
             Self::Paths(lens) => {
                 let paths = text.split_ascii_whitespace().map(parse_absolute_path);
                 put_set(lens(settings), paths.collect::<Result<_, _>>()?, mode);
@@ -122,7 +131,7 @@ impl Field {
                 .map_or_else(String::new, |path| path.display().to_string()),
             Self::Sandbox(lens) => print_sandbox(*lens(settings)).to_owned(),
             Self::Durability(lens) => (*lens(settings) == MetadataSync::Durable).to_string(),
-            Self::Words(_) | Self::Paths(_) | Self::SandboxPaths(_) => {
+            Self::Words(_) | Self::Sequence(_) | Self::Paths(_) | Self::SandboxPaths(_) => {
                 self.print_words(settings).join(" ")
             }
         }
@@ -138,7 +147,7 @@ impl Field {
             | Self::Id(_)
             | Self::Seconds(_)
             | Self::Bytes(_) => json!(printed.parse::<u64>().unwrap_or(u64::MAX)),
-            Self::Words(_) | Self::Paths(_) | Self::SandboxPaths(_) => {
+            Self::Words(_) | Self::Sequence(_) | Self::Paths(_) | Self::SandboxPaths(_) => {
                 json!(self.print_words(settings))
             }
             Self::Text(_) | Self::Path(_) | Self::OptionalPath(_) | Self::Sandbox(_) => {
@@ -151,6 +160,7 @@ impl Field {
         let settings = &mut settings.clone();
         match self {
             Self::Words(lens) => lens(settings).iter().cloned().collect(),
+            Self::Sequence(lens) => lens(settings).clone(),
             Self::Paths(lens) => lens(settings)
                 .iter()
                 .map(|path| path.display().to_string())

@@ -154,6 +154,19 @@ pub struct Settings {
     pub secret_key_files: BTreeSet<PathBuf>,
     /// Program that runs after each build (`post-build-hook`).
     pub post_build_hook: Option<PathBuf>,
+    /// How often a download is tried at most (`download-attempts`).
+    pub download_attempts: usize,
+    /// How long connecting to a server may take (`connect-timeout`).
+    pub connect_timeout: Option<Duration>,
+    /// How long a server may be silent (`stalled-download-timeout`).
+    pub stalled_download_timeout: Option<Duration>,
+    /// Servers that have files by their hashes, in the order in which they are asked
+    /// (`hashed-mirrors`).
+    pub hashed_mirrors: Vec<String>,
+    /// Passwords for servers (`netrc-file`).
+    pub netrc_file: PathBuf,
+    /// Certificates that servers are verified with, if not the system's (`ssl-cert-file`).
+    pub ssl_cert_file: Option<PathBuf>,
     /// Whether caches may be asked (`substitute`).
     pub substitute: bool,
     /// How many times more each derivation is built, to be compared (`repeat`).
@@ -223,6 +236,12 @@ impl Default for Settings {
             auto_optimise_store: false,
             secret_key_files: BTreeSet::new(),
             post_build_hook: None,
+            download_attempts: 5,
+            connect_timeout: None,
+            stalled_download_timeout: Some(Duration::from_mins(5)),
+            hashed_mirrors: Vec::new(),
+            netrc_file: PathBuf::from("/etc/nix/netrc"),
+            ssl_cert_file: None,
             substitute: true,
             repeat: 0,
             enforce_determinism: true,

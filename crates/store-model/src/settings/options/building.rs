@@ -35,6 +35,11 @@ pub(super) const OPTIONS: &[SettingOption] = &[
         &["build-compress-log"],
         Field::Switch(|s| &mut s.compress_log),
     ),
+    implemented(
+        "connect-timeout",
+        &[],
+        Field::Seconds(|s| &mut s.connect_timeout),
+    ),
     implemented("cores", &["build-cores"], Field::Count(|s| &mut s.cores)),
     implemented("diff-hook", &[], Field::OptionalPath(|s| &mut s.diff_hook)),
     implemented(
@@ -58,6 +63,11 @@ pub(super) const OPTIONS: &[SettingOption] = &[
         Field::Switch(|s| &mut s.fallback),
     ),
     implemented(
+        "filetransfer-retry-attempts",
+        &["download-attempts"],
+        Field::Count(|s| &mut s.download_attempts),
+    ),
+    implemented(
         "fsync-metadata",
         &[],
         Field::Durability(|s| &mut s.metadata_sync),
@@ -66,6 +76,11 @@ pub(super) const OPTIONS: &[SettingOption] = &[
         "fsync-store-paths",
         &[],
         Field::Switch(|s| &mut s.fsync_store_paths),
+    ),
+    implemented(
+        "hashed-mirrors",
+        &[],
+        Field::Sequence(|s| &mut s.hashed_mirrors),
     ),
     implemented("id-count", &[], Field::Id(|s| &mut s.id_count)),
     implemented(
@@ -101,6 +116,7 @@ pub(super) const OPTIONS: &[SettingOption] = &[
         &["substitution-max-jobs"],
         Field::Count(|s| &mut s.max_substitution_jobs),
     ),
+    implemented("netrc-file", &[], Field::Path(|s| &mut s.netrc_file)),
     implemented(
         "post-build-hook",
         &[],
@@ -151,6 +167,16 @@ pub(super) const OPTIONS: &[SettingOption] = &[
         "secret-key-files",
         &["binary-cache-secret-key-file"],
         Field::Paths(|s| &mut s.secret_key_files),
+    ),
+    implemented(
+        "ssl-cert-file",
+        &[],
+        Field::OptionalPath(|s| &mut s.ssl_cert_file),
+    ),
+    implemented(
+        "stalled-download-timeout",
+        &[],
+        Field::Seconds(|s| &mut s.stalled_download_timeout),
     ),
     implemented("start-id", &[], Field::Id(|s| &mut s.start_id)),
     implemented(

@@ -16,7 +16,9 @@ const ATTRIBUTES: &str =
 const WRITING: &str = "it concerns how files are written, not what";
 const DARWIN: &str = "it concerns Darwin";
 const MACHINES: &str = "it concerns other machines, and goalctl builds on this one only";
-const DOWNLOADS: &str = "it concerns downloads, and goalctl builds from source only";
+const DOWNLOADS: &str = "it concerns binary caches, and goalctl builds from source only";
+const TRANSFERS: &str = "'builtin:fetchurl' downloads as fast as the server sends, over HTTP/1.1, and waits between \
+     attempts as long as Nix 2.8 does";
 const COLLECTOR: &str = "it concerns the garbage collector, which never runs by itself";
 const CLIENTS: &str = "it concerns the daemon's clients";
 const FAILURES: &str = "failed builds are not remembered";
@@ -52,12 +54,11 @@ pub(super) const OPTIONS: &[SettingOption] = &[
         &["commit-lockfile-summary"],
         EVALUATOR,
     ),
-    without_effect("connect-timeout", &[], DOWNLOADS),
     without_effect("darwin-log-sandbox-violations", &[], DARWIN),
     without_effect("debugger-on-trace", &[], EVALUATOR),
     without_effect("debugger-on-warn", &[], EVALUATOR),
     without_effect("download-buffer-size", &[], DOWNLOADS),
-    without_effect("download-speed", &[], DOWNLOADS),
+    without_effect("download-speed", &[], TRANSFERS),
     without_effect("enable-import-native", &[], EVALUATOR),
     without_effect("eval-attrset-update-layer-rhs-threshold", &[], EVALUATOR),
     without_effect("eval-cache", &[], EVALUATOR),
@@ -65,28 +66,22 @@ pub(super) const OPTIONS: &[SettingOption] = &[
     without_effect("eval-profiler", &[], EVALUATOR),
     without_effect("eval-profiler-frequency", &[], EVALUATOR),
     without_effect("eval-system", &[], EVALUATOR),
-    without_effect(
-        "filetransfer-retry-attempts",
-        &["download-attempts"],
-        DOWNLOADS,
-    ),
-    without_effect("filetransfer-retry-delay", &[], DOWNLOADS),
-    without_effect("filetransfer-retry-delay-rate-limited", &[], DOWNLOADS),
-    without_effect("filetransfer-retry-jitter", &[], DOWNLOADS),
-    without_effect("filetransfer-retry-max-delay", &[], DOWNLOADS),
+    without_effect("filetransfer-retry-delay", &[], TRANSFERS),
+    without_effect("filetransfer-retry-delay-rate-limited", &[], TRANSFERS),
+    without_effect("filetransfer-retry-jitter", &[], TRANSFERS),
+    without_effect("filetransfer-retry-max-delay", &[], TRANSFERS),
     without_effect("filter-syscalls", &[], NO_NEW_RIGHTS),
     without_effect("flake-registry", &[], EVALUATOR),
     without_effect("force-manifest", &[], DOWNLOADS),
     without_effect("gc-check-reachability", &[], COLLECTOR),
     without_effect("gc-reserved-space", &[], COLLECTOR),
-    without_effect("hashed-mirrors", &[], DOWNLOADS),
     without_effect(
         "http-connections",
         &["binary-caches-parallel-connections"],
         DOWNLOADS,
     ),
-    without_effect("http2", &[], DOWNLOADS),
-    without_effect("http3", &[], DOWNLOADS),
+    without_effect("http2", &[], TRANSFERS),
+    without_effect("http3", &[], TRANSFERS),
     without_effect("ignore-try", &[], EVALUATOR),
     without_effect("ignored-acls", &[], ATTRIBUTES),
     without_effect("json-log-path", &[], PRINTING),
@@ -105,7 +100,6 @@ pub(super) const OPTIONS: &[SettingOption] = &[
     without_effect("narinfo-cache-meta-ttl", &[], DOWNLOADS),
     without_effect("narinfo-cache-negative-ttl", &[], DOWNLOADS),
     without_effect("narinfo-cache-positive-ttl", &[], DOWNLOADS),
-    without_effect("netrc-file", &[], DOWNLOADS),
     without_effect("nix-path", &[], EVALUATOR),
     without_effect("nix-shell-always-looks-for-shell-nix", &[], NIX_PROGRAM),
     without_effect(
@@ -125,8 +119,6 @@ pub(super) const OPTIONS: &[SettingOption] = &[
     without_effect("signed-binary-caches", &[], DOWNLOADS),
     without_effect("ssh-auth-keys", &[], MACHINES),
     without_effect("ssh-substituter-hosts", &[], DOWNLOADS),
-    without_effect("ssl-cert-file", &[], DOWNLOADS),
-    without_effect("stalled-download-timeout", &[], DOWNLOADS),
     without_effect("substituters", &["binary-caches"], DOWNLOADS),
     without_effect("sync-before-registering", &[], SYNCED),
     without_effect("tarball-ttl", &[], EVALUATOR),
