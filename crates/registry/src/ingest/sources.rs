@@ -210,14 +210,12 @@ impl Ingest {
             Err(Error::PathExists { .. }) => {
                 let ours = (self.trash.staging.dir(), &*staged.name);
                 let name = c_name(path.base_name());
-                match place::exchange(ours, (self.layout.store.as_fd(), &name)) {
-                    // What lay there is ours now, and is deleted.
-                    Ok(()) => Ok(()),
-                    Err(_) => {
-                        self.trash.discard(path)?;
-                        self.place_staged(staged, path)
-                    }
+                // What lay there is ours then, and is deleted.
+                if place::exchange(ours, (self.layout.store.as_fd(), &name)).is_ok() {
+                    return Ok(());
                 }
+                self.trash.discard(path)?;
+                self.place_staged(staged, path)
             }
             outcome => outcome,
         }
