@@ -22,6 +22,8 @@ pub struct WebServer {
 pub struct Request {
     /// Path and query.
     pub path: String,
+    /// Where the client wanted to be connected to before, if it took the server for a proxy.
+    pub tunnel: Option<String>,
     /// By name in small letters.
     pub headers: BTreeMap<String, String>,
     /// How many requests for this path came before.
@@ -284,9 +286,22 @@ fn serve(
     seen: &Mutex<Vec<Request>>,
     answer: &dyn Fn(&Request) -> Answer,
 ) {
-    let Some(mut request) = read_request(from) else {
+    let Some((method, mut request)) = read_request(from) else {
         return;
     };
+    if method == "CONNECT" {
+        // A proxy that plays whomever it is to connect to.
+        let tunnel = request.path;
+        drop(
+            to.write_all(b"HTTP/1.1 200 So\r\n\r\n")
+                .and_then(|()| to.flush()),
+        );
+        let Some((_, inner)) = read_request(from) else {
+            return;
+        };
+        request = inner;
+        request.tunnel = Some(tunnel);
+    }
     {
         let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
         let before = seen.iter().filter(|earlier| earlier.path == request.path);
@@ -313,9 +328,12 @@ fn serve(
     }
 }
 
-fn read_request(from: &mut dyn BufRead) -> Option<Request> {
+/// Reads a request; returns its method too.
+fn read_request(from: &mut dyn BufRead) -> Option<(String, Request)> {
     let mut lines = from.lines().map_while(Result::ok);
-    let path = lines.next()?.split(' ').nth(1)?.to_owned();
+    let first = lines.next()?;
+    let (method, rest) = first.split_once(' ')?;
+    let (path, _) = rest.split_once(' ')?;
     let headers = lines
         .take_while(|line| !line.is_empty())
         .filter_map(|line| {
@@ -323,9 +341,11 @@ fn read_request(from: &mut dyn BufRead) -> Option<Request> {
             Some((name.to_ascii_lowercase(), value.trim().to_owned()))
         })
         .collect();
-    Some(Request {
-        path,
+    let request = Request {
+        path: path.to_owned(),
+        tunnel: None,
         headers,
         n_before: 0,
-    })
+    };
+    Some((method.to_owned(), request))
 }

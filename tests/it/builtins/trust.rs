@@ -215,7 +215,6 @@ fn mirrors_are_asked_first_in_their_order_and_failing_ones_are_passed_over() {
 
 #[test]
 fn a_proxy_is_used_where_the_environment_names_one() {
-    // It answers as a proxy that has nothing to hide would if it were the server.
     let server = WebServer::start(|_| Answer::file("direct"));
     let store = TestStore::new();
     let dead = "http://127.0.0.1:1";
@@ -229,5 +228,16 @@ fn a_proxy_is_used_where_the_environment_names_one() {
         .env("http_proxy", dead)
         .env("no_proxy", "localhost")
         .succeed();
+    let proxy = WebServer::start(|_| Answer::file("through the proxy"));
+    let far = "http://host.invalid/far";
+    download(&store, far, b"through the proxy")
+        .env("http_proxy", proxy.url(""))
+        .succeed();
+    let tunnels: Vec<_> = proxy
+        .requests()
+        .into_iter()
+        .map(|request| request.tunnel)
+        .collect();
+    assert_eq!(tunnels, [Some("host.invalid:80".to_owned())]);
     debris::assert_clean(&store);
 }
