@@ -4,6 +4,7 @@ use it::canary::Canary;
 use it::hand_over::{self, PATIENT, Program};
 use it::snapshot::Snapshot;
 use it::{Profile, TestStore, debris, requirement};
+use serde_json::{Value, json};
 
 use super::{
     CHAIN, Realisations, assert_alike, assert_same, goalctl, instantiate, nix, sorted, with_feature,
@@ -98,12 +99,56 @@ fn links_hooks_and_queries_have_the_paths_that_were_learnt() {
     }
     assert!(lines[2].starts_with(&drvs[0]), "{seen}");
 
+    let told = goalctl(&store, &drvs).arg("--json").succeed();
+    let report = told.output_lines().pop().expect("the report comes last");
+    let report: Value = serde_json::from_str(&report).expect("a line is JSON");
+    assert_eq!(report["results"][0]["outputs"]["out"], json!(paths[1]));
+
     let queried = with_feature(store.goalctl(["query", "--outputs", &drvs[0]])).succeed();
     assert_eq!(sorted(&queried), paths.iter().cloned().collect());
     // The links keep both from Nix's collector.
     store.collect_garbage();
     let valid = Snapshot::of(&store).objects;
     assert!(paths.iter().all(|path| valid.contains_key(path)));
+}
+
+#[test]
+fn events_and_reports_name_what_a_derivation_was_resolved_to() {
+    if !requirement::genuine_nix() {
+        return;
+    }
+    let store = TestStore::new();
+    let drvs = instantiate(&store, &format!("let {CHAIN} in top"));
+    let told = goalctl(&store, &drvs).arg("--json").succeed();
+    let events: Vec<Value> = told
+        .output_lines()
+        .iter()
+        .map(|line| serde_json::from_str(line).expect("a line is JSON"))
+        .collect();
+    let of_goal = |event: &&Value| event["goal"] == json!(drvs[0]);
+    let resolved = events
+        .iter()
+        .filter(of_goal)
+        .find(|event| event["for"] == "resolved")
+        .expect("it is resolved");
+    let resolved_to = &resolved["resolvedTo"];
+    assert!(
+        resolved_to
+            .as_str()
+            .is_some_and(|path| path.ends_with("-top.drv"))
+    );
+    let finished = events
+        .iter()
+        .filter(of_goal)
+        .find(|event| event["event"] == "finished")
+        .expect("it ends");
+    assert_eq!(finished["resolvedTo"], *resolved_to);
+    assert_eq!(finished["status"], "Built");
+    // The builder's own goal is the other one.
+    let is_start = |event: &&Value| event["event"] == "started";
+    let started: Vec<&Value> = events.iter().filter(is_start).collect();
+    assert!(started.iter().any(|event| event["goal"] == *resolved_to));
+    assert!(!started.iter().any(|event| event["goal"] == json!(drvs[0])));
 }
 
 #[test]

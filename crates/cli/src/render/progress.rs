@@ -199,10 +199,9 @@ struct Waits<'a> {
 
 impl<'a> Waits<'a> {
     fn add(&mut self, goal: &'a GoalProgress, reason: &WaitReason) {
-        self.n_goals += 1;
         match reason {
             // What it was resolved to is a goal as well, and says what that waits for.
-            WaitReason::Resolved { .. } => self.n_goals -= 1,
+            WaitReason::Resolved { .. } => return,
             WaitReason::Inputs { .. } => self.n_inputs += 1,
             WaitReason::Slot => self.n_slot += 1,
             WaitReason::BuildUser => self.n_build_user += 1,
@@ -210,6 +209,7 @@ impl<'a> Waits<'a> {
             WaitReason::PostBuildHook => self.n_hook += 1,
             WaitReason::Lock { holder, .. } => self.locks.push((goal.key.path(), *holder)),
         }
+        self.n_goals += 1;
     }
 
     fn describe(&self) -> Vec<String> {
