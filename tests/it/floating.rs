@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use it::fixtures::Fixtures;
 use it::snapshot::{self, Snapshot};
-use it::{Finished, Invocation, Profile, TestStore, damage, debris, requirement};
+use it::{Finished, Invocation, Profile, TestStore, debris, requirement};
+
+mod goals;
 
 /// What every invocation of these tests is told, of either program.
 const FEATURE: (&str, &str) = ("experimental-features", "nix-command ca-derivations");
@@ -249,6 +251,7 @@ fn a_recipe_that_gives_the_same_contents_again_has_nothing_built_that_depends_on
         let first = goalctl(&store, &instantiate(&store, &expression("one"))).succeed();
         let n_built = |finished: &Finished| finished.error().matches("building '").count();
         assert_eq!(n_built(&first), 3, "{first}");
+        first.expect_error("resolved derivation: '/nix/store/");
         let second = goalctl(&store, &instantiate(&store, &expression("two"))).succeed();
         assert_eq!(n_built(&second), 1, "{second}");
         second.expect_error("-base.drv");
@@ -415,161 +418,4 @@ fn a_fixed_output_that_mentions_itself_is_hashed_as_if_it_did_not() {
     };
     assert_eq!(got(&by_goalctl), got(&by_nix));
     debris::assert_clean(&stores[1]);
-}
-
-#[test]
-fn a_check_of_what_floats_compares_it_and_leaves_it_alone() {
-    if !requirement::genuine_nix() {
-        return;
-    }
-    for profile in Profile::all() {
-        let (stores, _) = assert_alike(profile, &format!("let {CHAIN} in last"), &[]);
-        let store = &stores[1];
-        let before = Snapshot::of(store);
-        for wanted in ["base", "top", "last"] {
-            let drvs = instantiate(store, &format!("let {CHAIN} in {wanted}"));
-            let checked = goalctl(store, &drvs).arg("--check").succeed();
-            checked.expect_error("checking '");
-        }
-        assert_eq!(before, Snapshot::of(store));
-        assert_same(&stores[0], store);
-
-        let random = r#"mk "random" "od -N8 -x /dev/urandom > $out" ca"#;
-        let drvs = instantiate(store, random);
-        goalctl(store, &drvs).succeed();
-        let checked = goalctl(store, &drvs).arg("--check").run();
-        checked
-            .expect_status(104)
-            .expect_error("may not be deterministic");
-        debris::assert_clean(store);
-    }
-}
-
-#[test]
-fn rounds_of_what_floats_are_compared_and_the_last_one_is_realised() {
-    if !requirement::genuine_nix() {
-        return;
-    }
-    let store = TestStore::new();
-    let drvs = instantiate(&store, r#"mk "self" "echo $out > $out" ca"#);
-    let built = goalctl(&store, &drvs).args(["--rounds", "3"]).succeed();
-    assert_eq!(built.error().matches("building '").count(), 3, "{built}");
-    let once = TestStore::new();
-    assert_eq!(
-        drvs,
-        instantiate(&once, r#"mk "self" "echo $out > $out" ca"#)
-    );
-    nix(&once, &drvs).succeed();
-    assert_same(&once, &store);
-
-    let random = instantiate(&store, r#"mk "random" "od -N8 -x /dev/urandom > $out" ca"#);
-    let failed = goalctl(&store, &random).args(["--rounds", "2"]).run();
-    failed.expect_status(104);
-    debris::assert_clean(&store);
-}
-
-#[test]
-fn links_hooks_and_queries_have_the_paths_that_were_learnt() {
-    if !requirement::genuine_nix() {
-        return;
-    }
-    let store = TestStore::new();
-    let hook = store.dir().join("hook");
-    let seen = store.dir().join("seen");
-    let script = format!(
-        "#!/bin/sh\necho \"$DRV_PATH: $OUT_PATHS\" >> {}\n",
-        seen.display()
-    );
-    std::fs::write(&hook, script).expect("a fresh file can be written");
-    let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-    std::fs::set_permissions(&hook, executable).expect("one's own file can be opened");
-    let drvs = instantiate(&store, &format!("let {CHAIN} in multi"));
-    let link = store.dir().join("result");
-    let built = goalctl(&store, &drvs)
-        .arg("-o")
-        .arg(&link)
-        .option("post-build-hook", hook.to_string_lossy().as_ref())
-        .succeed();
-    let paths = built.output_lines();
-    let target = |link: &str| {
-        let target = std::fs::read_link(store.dir().join(link)).expect("the link was made");
-        target.to_string_lossy().into_owned()
-    };
-    assert_eq!(paths, [target("result-dev"), target("result")]);
-    let seen = std::fs::read_to_string(seen).expect("the hook wrote it");
-    let lines: Vec<&str> = seen.lines().collect();
-    // What it was resolved to comes first, then the derivation as it was written.
-    assert_eq!(lines.len(), 3, "{seen}");
-    for line in &lines[1..] {
-        assert!(paths.iter().all(|path| line.contains(path)), "{seen}");
-    }
-    assert!(lines[2].starts_with(&drvs[0]), "{seen}");
-
-    let queried = with_feature(store.goalctl(["query", "--outputs", &drvs[0]])).succeed();
-    assert_eq!(sorted(&queried), paths.iter().cloned().collect());
-    // The links keep both from Nix's collector.
-    store.collect_garbage();
-    let valid = Snapshot::of(&store).objects;
-    assert!(paths.iter().all(|path| valid.contains_key(path)));
-}
-
-#[test]
-fn what_floats_is_repaired_where_it_is() {
-    if !requirement::genuine_nix() {
-        return;
-    }
-    let store = TestStore::new();
-    let drvs = instantiate(
-        &store,
-        r#"let own = mk "own" "echo $out > $out" ca; in mk "user" "echo ${own} > $out" ca"#,
-    );
-    let built = goalctl(&store, &drvs).succeed();
-    let before = (Snapshot::of(&store), Realisations::of(&store));
-    for name in ["-own", "-user"] {
-        let objects = before.0.objects.keys();
-        let path = objects.into_iter().find(|path| path.ends_with(name));
-        let object = store.real(path.expect("it was built"));
-        damage::flip_a_bit(&object);
-        let repaired = goalctl(&store, &drvs).args(["--repair"]).succeed();
-        assert_eq!(sorted(&repaired), sorted(&built), "{name}");
-        assert!(repaired.error().contains(name), "{repaired}");
-        assert_eq!(before, (Snapshot::of(&store), Realisations::of(&store)));
-        debris::assert_clean(&store);
-        debris::assert_verifies(&store);
-    }
-}
-
-#[test]
-fn what_is_collected_is_realised_again() {
-    if !requirement::genuine_nix() {
-        return;
-    }
-    let store = TestStore::new();
-    let expression = format!("let {CHAIN} in last");
-    let drvs = instantiate(&store, &expression);
-    let first = goalctl(&store, &drvs).succeed();
-    store.collect_garbage();
-    assert!(Realisations::of(&store).outputs.is_empty());
-    assert_eq!(drvs, instantiate(&store, &expression));
-    let second = goalctl(&store, &drvs).succeed();
-    assert_eq!(sorted(&second), sorted(&first));
-    debris::assert_clean(&store);
-    debris::assert_verifies(&store);
-}
-
-#[test]
-fn two_recipes_that_end_together_with_the_same_contents_both_succeed() {
-    if !requirement::genuine_nix() {
-        return;
-    }
-    let store = TestStore::new();
-    let drvs = instantiate(
-        &store,
-        r#"map (way: mk "same" "echo $out > $out" (ca // { inherit way; })) [ "a" "b" "c" "d" "e" "f" ]"#,
-    );
-    let built = goalctl(&store, &drvs).args(["-j", "6"]).succeed();
-    assert_eq!(sorted(&built).len(), 1, "{built}");
-    assert_eq!(Realisations::of(&store).outputs.len(), 6);
-    debris::assert_clean(&store);
-    debris::assert_verifies(&store);
 }

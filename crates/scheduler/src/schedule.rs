@@ -479,3 +479,80 @@ impl Schedule {
 fn speaks_of_wanted_only(outcome: &Outcome) -> bool {
     outcome.status.is_success() && !outcome.has_all_outputs()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::goal::BuildMode;
+
+    fn key(name: &str) -> GoalKey {
+        let path = format!("{}-{name}.drv", "0".repeat(32));
+        GoalKey::Derivation(path.parse().expect("a valid path"), BuildMode::Normal)
+    }
+
+    fn these(name: &str) -> WantedOutputs {
+        WantedOutputs::These([name.parse().expect("a valid name")].into())
+    }
+
+    fn starts(directives: &[Directive]) -> Vec<(GoalId, WantedOutputs)> {
+        let started = directives.iter().filter_map(|directive| match directive {
+            Directive::Start { goal, wanted, .. } => Some((*goal, wanted.clone())),
+            Directive::Widen { .. }
+            | Directive::TellInputs { .. }
+            | Directive::TellInput { .. }
+            | Directive::Grant(_)
+            | Directive::Cancel(_)
+            | Directive::Reply { .. }
+            | Directive::Forget(_) => None,
+        });
+        started.collect()
+    }
+
+    /// Returns which goals start when a goal that was built for `out`, as itself or as what it was
+    /// resolved to, ends, and when another one wants its output `dev` then.
+    fn restarted(resolved_to: Option<StorePath>) -> Vec<(GoalId, WantedOutputs)> {
+        let mut schedule = Schedule::new(1);
+        let request = schedule.open_request(AfterFailure::Stop, 0, 1);
+        let wanted = vec![(key("a"), these("out")), (key("b"), WantedOutputs::All)];
+        let started = starts(&schedule.submit(request, wanted));
+        let [(first, _), (second, _)] = &started[..] else {
+            panic!("two goals: {started:?}");
+        };
+        let mut outcome = Outcome::success(Status::Built, BTreeMap::new());
+        outcome.resolved_to = resolved_to;
+        let ended = schedule.goal_ended(*first, &these("out"), &Arc::new(outcome));
+        assert_eq!(starts(&ended), []);
+        let inputs = vec![(key("a"), these("dev"))];
+        let again = starts(&schedule.require_inputs(*second, inputs));
+        assert!(again.iter().all(|(goal, _)| goal == first), "{again:?}");
+        again
+    }
+
+    #[test]
+    fn what_was_resolved_looks_again_for_an_output_that_nobody_wanted_before() {
+        assert_eq!(restarted(None), []);
+        let again = restarted(Some(key("resolved").path().clone()));
+        assert_eq!(again.len(), 1);
+        assert_eq!(again[0].1, these("dev"));
+    }
+
+    #[test]
+    fn what_was_widened_while_its_realisation_was_adopted_looks_again() {
+        let mut schedule = Schedule::new(1);
+        let request = schedule.open_request(AfterFailure::Stop, 0, 1);
+        let wanted = vec![(key("a"), these("out")), (key("a"), these("dev"))];
+        let started = starts(&schedule.submit(request, wanted));
+        let [(goal, _)] = &started[..] else {
+            panic!("one goal: {started:?}");
+        };
+        let mut outcome = Outcome::success(Status::Built, BTreeMap::new());
+        outcome.resolved_to = Some(key("resolved").path().clone());
+        let outcome = Arc::new(outcome);
+        let again = starts(&schedule.goal_ended(*goal, &these("out"), &outcome));
+        let mut both = these("out");
+        let _grown = both.widen(&these("dev"));
+        assert_eq!(again, [(*goal, both.clone())]);
+        let ended = schedule.goal_ended(*goal, &both, &outcome);
+        assert_eq!(starts(&ended), []);
+    }
+}

@@ -200,10 +200,9 @@ struct Waits<'a> {
 
 impl<'a> Waits<'a> {
     fn add(&mut self, goal: &'a GoalProgress, reason: &WaitReason) {
-        self.n_goals += 1;
         match reason {
             // What it was resolved to is a goal as well, and says what that waits for.
-            WaitReason::Resolved { .. } => self.n_goals -= 1,
+            WaitReason::Resolved { .. } => return,
             WaitReason::Inputs { .. } => self.n_inputs += 1,
             WaitReason::Contents => self.n_contents += 1,
             WaitReason::Slot => self.n_slot += 1,
@@ -212,6 +211,7 @@ impl<'a> Waits<'a> {
             WaitReason::PostBuildHook => self.n_hook += 1,
             WaitReason::Lock { holder, .. } => self.locks.push((goal.key.path(), *holder)),
         }
+        self.n_goals += 1;
     }
 
     fn describe(&self) -> Vec<String> {

@@ -1,3 +1,5 @@
+//! Outputs that get their paths when they are there, and what is remembered of them.
+
 use std::fs;
 use std::path::PathBuf;
 
@@ -8,7 +10,7 @@ use crate::messages::{
     NoteRealisations, OutputKind, QueryPathInfo, QueryValidPaths, TryLockOutputs,
 };
 use crate::start::Registry;
-use crate::testing::{Scratch, TestStore, path};
+use crate::testing::{Canary, Scratch, TestStore, path};
 
 fn start(store: &TestStore) -> Registry {
     let mut settings = Settings::default();
@@ -130,34 +132,31 @@ async fn an_output_that_is_valid_already_is_mentioned_by_its_own_path() {
 async fn the_lock_on_the_path_is_waited_for_until_nobody_wants_it_any_more() {
     let store = TestStore::new();
     let registry = start(&store);
-    let scratch_of = |contents: &str| {
+    // All builders share a directory, so nothing is asked before all have ended.
+    let made = |digit| {
         let mut scratch = Scratch::new(&store);
-        fs::write(floating(&mut scratch, "out", &path('a', "x")), contents).unwrap();
-        scratch
+        fs::write(floating(&mut scratch, "out", &path(digit, "x")), "x").unwrap();
+        request(&scratch)
     };
-    let first = register(&registry, request(&scratch_of("x")))
-        .await
-        .unwrap();
+    let first = register(&registry, made('a')).await.unwrap();
     let paths: BTreeSet<StorePath> = first.values().cloned().collect();
+    let [early, given_up, patient] = ['b', 'c', 'd'].map(made);
     let attempt = registry.locks.send(TryLockOutputs { paths }).await.unwrap();
     let LockAttempt::Acquired(locks) = attempt.unwrap() else {
         panic!("nobody else has it");
     };
-    let given_up = request(&scratch_of("x"));
-    given_up.made.cancel.raise();
-    let answer = register(&registry, given_up).await;
+    early.made.cancel.raise();
+    let answer = register(&registry, early).await;
     assert!(
         matches!(answer, Err(RegisterError::Cancelled)),
         "{answer:?}"
     );
 
-    let given_up = request(&scratch_of("x"));
     let cancel = given_up.made.cancel.clone();
-    let waiting = actix::spawn(registry.store.send(given_up));
-    let patient = request(&scratch_of("x"));
+    let given_up = actix::spawn(registry.store.send(given_up));
     let patient = actix::spawn(registry.store.send(patient));
     actix::spawn(async move { cancel.raise() }).await.unwrap();
-    let answer = waiting.await.unwrap().unwrap();
+    let answer = given_up.await.unwrap().unwrap();
     assert!(
         matches!(answer, Err(RegisterError::Cancelled)),
         "{answer:?}"
@@ -243,5 +242,32 @@ async fn an_output_that_changes_with_its_own_path_has_none() {
         "{message}"
     );
     assert!(store.objects().is_empty());
+    registry.stop().await;
+}
+
+#[actix::test]
+async fn a_hard_link_to_a_secret_is_not_rewritten_into_a_floating_output() {
+    let store = TestStore::new();
+    let registry = start(&store);
+    let canary = Canary::new(store.root.join("canary"));
+    let provisional = path('a', "x");
+    let mut scratch = Scratch::new(&store);
+    let out = floating(&mut scratch, "out", &provisional);
+    fs::create_dir(&out).unwrap();
+    fs::write(out.join("self"), provisional.to_string()).unwrap();
+    scratch.hand_over();
+    fs::hard_link(canary.path(), out.join("secret")).unwrap();
+    let request = RegisterFloatingOutputs {
+        made: scratch.request(),
+        settled: BTreeMap::new(),
+    };
+    let answer = register(&registry, request).await;
+    assert!(
+        matches!(answer, Err(RegisterError::Rejected(_))),
+        "{answer:?}"
+    );
+    canary.check();
+    assert!(store.objects().is_empty());
+    assert!(store.staged().is_empty());
     registry.stop().await;
 }

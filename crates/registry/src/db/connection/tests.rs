@@ -97,15 +97,10 @@ fn tables_of_realisations_of_another_version_are_refused_only_where_they_are_nee
     let store = TestStore::new();
     let layout = Layout::open(store.layout(), &Settings::default()).unwrap();
     drop(prepare(&layout, with_realisations()).unwrap());
-    for (version, is_older) in [("2", true), ("4", false)] {
+    for (version, words) in [("2", "version 2 is older"), ("4", "version 4 is newer")] {
         fs::write(db_file(&store, "ca-schema"), version).unwrap();
         let refused = prepare(&layout, with_realisations()).unwrap_err();
-        let is_as_expected = match refused {
-            Error::OlderSchema { .. } => is_older,
-            Error::NewerSchema { .. } => !is_older,
-            _ => false,
-        };
-        assert!(is_as_expected, "{version}");
+        assert!(refused.to_string().contains(words), "{refused}");
         assert!(prepare(&layout, options()).is_ok());
     }
 }

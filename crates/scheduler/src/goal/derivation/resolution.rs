@@ -73,7 +73,7 @@ pub(super) fn adopted(
 fn resolved_failed(facts: &Facts, ending: &InputEnding) -> Outcome {
     let failed = &ending.outcome;
     let message = format!(
-        "'{}' failed as '{}', which it was resolved to",
+        "derivation '{}' was resolved to '{}', which failed",
         facts.printed_path, ending.path
     );
     let mut outcome = Outcome::failure(Status::DependencyFailed, message);
