@@ -178,6 +178,22 @@ fn what_floats_is_repaired_where_it_is() {
 }
 
 #[test]
+fn a_repair_that_makes_something_else_fails_and_takes_nothing_away() {
+    if !requirement::genuine_nix() {
+        return;
+    }
+    let store = TestStore::new();
+    let drvs = instantiate(&store, r#"mk "random" "od -N8 -x /dev/urandom > $out" ca"#);
+    let built = goalctl(&store, &drvs).succeed().output_lines();
+    let realisations = Realisations::of(&store);
+    damage::flip_a_bit(&store.real(&built[0]));
+    let repaired = goalctl(&store, &drvs).args(["--repair"]).run();
+    repaired.expect_status(1).expect_error("is realised by");
+    assert!(store.real(&built[0]).exists());
+    assert_eq!(realisations, Realisations::of(&store));
+}
+
+#[test]
 fn what_is_collected_is_realised_again() {
     if !requirement::genuine_nix() {
         return;

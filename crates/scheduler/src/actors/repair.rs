@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use actix::{MailboxError, Recipient};
 use registry::{
-    QueryClosure, QueryDerivation, QueryGoodPaths, QueryValidDerivers, QueryValidPaths,
+    QueryClosure, QueryDerivation, QueryGoodPaths, QueryPathInfo, QueryValidDerivers,
+    QueryValidPaths,
 };
-use store_model::StorePath;
+use store_model::{DerivationKind, PathInfo, StorePath};
 
 use crate::error::chain;
 use crate::goal::derivation::{BrokenPath, Event};
@@ -49,7 +50,9 @@ pub(crate) async fn remedy(
     let drv_path = deriver;
     let derivation = query_derivation.send(QueryDerivation { drv_path });
     let derivation = answered(derivation.await)?;
-    let makes_it = derivation.known_outputs().any(|(_, output)| output == path);
+    // What floats has no path that its derivation could say.
+    let floats = matches!(derivation.kind(), Ok(DerivationKind::Floating));
+    let makes_it = floats || derivation.known_outputs().any(|(_, output)| output == path);
     Ok(if makes_it {
         Remedy::Rebuild
     } else {
@@ -94,12 +97,30 @@ pub(super) async fn examine_closure(
     for path in broken {
         let question = QueryValidDerivers { path: path.clone() };
         let derivers = answered(ports.query_valid_derivers.send(question).await)?;
+        // Of several any would do; Nix takes the last.
+        let deriver = match derivers.intersection(&needed).last() {
+            Some(deriver) => Some(deriver.clone()),
+            None => floating_deriver(&ports, &path).await?,
+        };
         found.push(BrokenPath {
             printed_path: ports.store_dir.print(&path),
             path,
-            // Of several any would do; Nix takes the last.
-            deriver: derivers.intersection(&needed).last().cloned(),
+            deriver,
         });
     }
     Ok(Event::ClosureExamined { broken: found })
+}
+
+/// Finds the derivation of a floating output: what it was resolved to, which is among nobody's
+/// inputs.
+async fn floating_deriver(ports: &Ports, path: &StorePath) -> Result<Option<StorePath>, String> {
+    let question = QueryPathInfo { path: path.clone() };
+    let info = answered(ports.query_path_info.send(question).await)?;
+    let is_floating = |info: &PathInfo| info.content_address.is_some();
+    let Some(deriver) = info.filter(is_floating).and_then(|info| info.deriver) else {
+        return Ok(None);
+    };
+    let (valid, derivation) = (&ports.query_valid_paths, &ports.query_derivation);
+    let remedy = remedy(valid, derivation, path, deriver.clone()).await?;
+    Ok((remedy == Remedy::Rebuild).then_some(deriver))
 }
