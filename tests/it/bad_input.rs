@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use it::snapshot::Snapshot;
-use it::{Finished, Profile, TestStore, debris, requirement};
+use it::{Finished, Profile, TestStore, damage, debris, requirement};
 
 /// A path that is well-formed and in no store.
 const ABSENT: &str = "/nix/store/00000000000000000000000000000000-absent";
@@ -111,7 +111,7 @@ fn a_derivation_whose_source_is_gone_says_which() {
              delete from ValidPaths where path = '{tools}';"
         ))
         .expect("the database can be changed");
-    fs::remove_dir_all(store.real(&tools)).expect("the store is ours");
+    damage::lose(&store.real(&tools));
     let finished = refused(&store, &[&drv], &[&tools]);
     assert!(finished.error().contains(&drv), "who wanted it? {finished}");
 }

@@ -35,3 +35,34 @@ pub fn first_file(object: &Path) -> PathBuf {
     let file = files.filter(|path| path.is_file()).min();
     file.expect("it has a file")
 }
+
+/// Deletes an object, as an accident does.
+#[track_caller]
+pub fn lose(object: &Path) {
+    let writable = |path: &Path| {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("it is ours");
+    };
+    if object.is_dir() {
+        // Nobody but root removes what is in a directory that may not be written to.
+        for entry in walk_directories(object) {
+            writable(&entry);
+        }
+        fs::remove_dir_all(object).expect("it is ours");
+    } else {
+        fs::remove_file(object).expect("it is ours");
+    }
+}
+
+/// Returns a directory and all below it, each before those in it.
+fn walk_directories(root: &Path) -> Vec<PathBuf> {
+    let mut directories = vec![root.to_owned()];
+    let mut idx = 0;
+    while let Some(directory) = directories.get(idx).cloned() {
+        idx += 1;
+        let listed = fs::read_dir(&directory).expect("it can be read");
+        let entries = listed.map(|entry| entry.expect("it can be read"));
+        let below = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        directories.extend(below.map(|entry| entry.path()));
+    }
+    directories
+}
