@@ -18,6 +18,7 @@ pub mod hash;
 pub mod hash_rewrite;
 mod json_text;
 pub mod nar;
+pub mod narinfo;
 pub mod path_info;
 pub mod path_info_json;
 pub mod realisation;

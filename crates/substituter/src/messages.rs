@@ -1,0 +1,140 @@
+//! Everything that can be said to this crate's actors, and what they answer.
+//!
+//! ```text
+//! goal    QueryOffers      ─► substituter  ─► Offers, best first
+//! goal    FetchNar         ─► substituter  ─► NarTransfer; FetchProgressed while it is read
+//! goal    ReportBadOffer   ─► substituter  what came was not what was offered
+//! ```
+
+use std::fmt;
+use std::io::Read;
+use std::sync::Arc;
+
+use actix::{Message, Recipient};
+use store_model::StorePath;
+use store_model::narinfo::NarInfo;
+
+use crate::Error;
+
+/// Names one cache of a substituter, in the order of priority as it was when the substituter started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CacheIdx(pub(crate) usize);
+
+/// A cache's word that it has a path: signed by a trusted key, or not in need of that.
+#[derive(Debug, Clone)]
+pub struct Offer {
+    /// Whose word it is.
+    pub cache: CacheIdx,
+    /// The cache as messages name it: its address without name, password and parameters.
+    pub cache_name: Arc<str>,
+    /// What it says.
+    pub narinfo: Arc<NarInfo>,
+}
+
+/// Asked by path goals and planners: who has a path. All caches are asked at once; one that gives no
+/// answer in time counts as not having it, which is told once.
+///
+/// What a cache offers that may not be believed is left out, with a warning that names cache and path.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<Offers, Error>")]
+pub struct QueryOffers {
+    /// The path.
+    pub path: StorePath,
+    /// Whether answers of earlier runs will do.
+    pub freshness: Freshness,
+}
+
+/// Whether an answer that was remembered will do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Freshness {
+    /// For as long as the settings say.
+    Remembered,
+    /// The caches themselves are to be asked.
+    Fresh,
+}
+
+/// Answer to [`QueryOffers`].
+#[derive(Debug, Clone, Default)]
+pub struct Offers {
+    /// Best first; empty if nobody has the path.
+    pub offers: Vec<Offer>,
+    /// How many caches have it but may not be believed.
+    pub n_refused: usize,
+}
+
+/// Sent by path goals: begins to download an archive. Downloads share the connections of the
+/// settings; the archive is read by whoever gets the answer.
+#[derive(Message)]
+#[rtype(result = "Result<NarTransfer, Error>")]
+pub struct FetchNar {
+    /// What to download, from whom.
+    pub offer: Offer,
+    /// Told how far it is, a few times a second while there is something to tell.
+    pub progress: Option<Recipient<FetchProgressed>>,
+}
+
+impl fmt::Debug for FetchNar {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FetchNar")
+            .field("offer", &self.offer)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Answer to [`FetchNar`]: an archive on its way.
+pub struct NarTransfer {
+    /// The archive, decompressed. Reading blocks, until the time-outs of the settings at most, and
+    /// fails with a message that names cache and address. It is limited in memory, whatever the cache
+    /// sends; its length and its hash are the reader's to check.
+    pub contents: Box<dyn Read + Send>,
+    /// Ends the transfer when dropped, also under a reader who waits.
+    pub guard: TransferGuard,
+}
+
+impl fmt::Debug for NarTransfer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NarTransfer").finish_non_exhaustive()
+    }
+}
+
+/// Keeps a transfer going; dropping it ends the transfer at once.
+#[derive(Debug)]
+pub struct TransferGuard {
+    pub(crate) _alive: tokio::sync::oneshot::Sender<()>,
+}
+
+/// Sent to whoever fetches, while an archive is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Message)]
+#[rtype(result = "()")]
+pub struct FetchProgressed {
+    /// Bytes that have come, as they are compressed.
+    pub n_bytes: u64,
+    /// How many there will be, where the cache says so.
+    pub n_expected: Option<u64>,
+}
+
+/// Sent by path goals: what came was not what was offered, or did not come. The offer is forgotten,
+/// and it counts against the cache's health.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct ReportBadOffer {
+    /// The offer.
+    pub offer: Offer,
+}
+
+/// Sent once at the end: ends all transfers, and answers when the threads are gone.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct StopSubstituter;
+
+/// Sent once by whoever must know when the actor is gone. Never answered: the question is dropped with
+/// the actor, which a panic in it does too.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct AwaitEnd;
+
+/// Sent by tests: panics in the actor that gets it, to show that nothing is left behind.
+#[doc(hidden)]
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct ForcePanic;
