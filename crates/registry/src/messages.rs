@@ -105,6 +105,12 @@ impl RootsLease {
         self.loans.iter().flat_map(|loan| &loan.paths)
     }
 
+    /// Returns whether nothing is kept.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.loans.is_empty()
+    }
+
     /// Keeps what another lease keeps, too.
     pub fn absorb(&mut self, other: Self) {
         self.loans.extend(other.loans);

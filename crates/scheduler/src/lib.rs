@@ -43,6 +43,7 @@ pub mod handle;
 pub mod messages;
 pub mod ports;
 pub mod request;
+mod rest;
 pub mod schedule;
 pub mod simulate;
 pub mod slots;

@@ -12,7 +12,7 @@ use store_model::{Settings, StoreDir};
 use tokio::sync::watch;
 
 use crate::Error;
-use crate::actors::Scheduler;
+use crate::actors::{Scheduler, slot_counts};
 use crate::handle::SchedulerHandle;
 use crate::hook::Hooks;
 use crate::messages::PanickingActor;
@@ -157,7 +157,7 @@ impl Scheduler {
                 let system = System::new();
                 let started = system.block_on(async {
                     let services = Services::start(&config)?;
-                    let n_slots = config.settings.max_jobs;
+                    let n_slots = slot_counts(&config.settings);
                     let scheduler = Actor::start(Self::new(services.clone(), n_slots));
                     Ok::<_, Error>((scheduler, services))
                 });

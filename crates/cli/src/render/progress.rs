@@ -179,6 +179,7 @@ impl Counts {
             | Status::LogLimitExceeded
             | Status::NotDeterministic
             | Status::NoSubstituters
+            | Status::IncompleteClosure
             | Status::HashMismatch
             | Status::Crashed => self.n_failed += 1,
         }

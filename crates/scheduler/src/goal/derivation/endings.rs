@@ -10,7 +10,7 @@ use crate::goal::{Outcome, Status};
 
 impl InputFailures {
     /// Counts inputs that have ended.
-    pub(super) fn of(endings: &[InputEnding]) -> Self {
+    pub(crate) fn of(endings: &[InputEnding]) -> Self {
         let mut failures = Self::default();
         for ending in endings {
             failures.count(ending);
@@ -18,7 +18,7 @@ impl InputFailures {
         failures
     }
 
-    pub(super) fn count(&mut self, ending: &InputEnding) {
+    pub(crate) fn count(&mut self, ending: &InputEnding) {
         let outcome = &ending.outcome;
         if outcome.status.is_success() {
             return;
@@ -29,8 +29,14 @@ impl InputFailures {
         } else {
             self.root_causes.extend(outcome.root_causes.iter().cloned());
         }
-        if outcome.status == Status::NoSubstituters {
-            self.n_without_substituter += 1;
+        let is_mild = outcome.status.is_absence();
+        match outcome.status {
+            Status::IncompleteClosure => self.n_incomplete += 1,
+            _ if is_mild => self.n_without_substituter += 1,
+            _ => {}
+        }
+        // Goals of derivations tell their own failures; those of paths leave it to whoever needs them.
+        if is_mild || !ending.path.is_derivation() {
             self.messages.push(outcome.message.clone());
         }
         self.bits = self.bits | outcome.failure_bits;
@@ -38,8 +44,8 @@ impl InputFailures {
 
     /// Returns whether an input failed in a way that makes waiting for the others pointless
     /// (SPEC A3).
-    pub(super) fn releases_the_rest(&self) -> bool {
-        self.paths.len() > self.n_without_substituter
+    pub(crate) fn releases_the_rest(&self) -> bool {
+        self.paths.len() > self.n_without_substituter + self.n_incomplete
     }
 }
 
