@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use nix::sys::signal::Signal;
 use registry::QueryPathInfo;
 use scheduler::{
-    BuildMode, BuildReport, BuildRequest, Config, Event, EventKind, EventStream, Outcome, PathMode,
+    BuildMode, BuildReport, BuildRequest, Config, Event, EventKind, EventStream, GoalKey, Outcome, PathMode,
     Scheduler, SchedulerHandle, Status, Wanted,
 };
 use serde_json::{Value, json};
@@ -80,6 +80,7 @@ pub(super) async fn build(
         layout: layout.clone(),
         settings: Arc::clone(&settings),
         host_environment: session.environment.to_bytes(),
+        cache_dir: session.environment.cache_dir(),
         nix_config: nix_config(&session.with_typed(files.clone(), &flags)?, &layout),
     })
     .map_err(|error| {
@@ -89,6 +90,7 @@ pub(super) async fn build(
                 registry::Error::ReadSecretKey { .. } | registry::Error::SecretKey { .. }
             ),
             scheduler::Error::StartSandbox(_)
+            | scheduler::Error::StartSubstituter(_)
             | scheduler::Error::StartThread(_)
             | scheduler::Error::Stopped => false,
         };
@@ -488,7 +490,12 @@ impl Run<'_> {
         let style = self.session.style;
         for (wanted, outcome) in outcomes {
             // What failed by itself has been told when it happened, with its message.
-            let told = if outcome.status == Status::DependencyFailed {
+            let told = if is_path(wanted) && !outcome.status.is_success() {
+                // Nobody has told it: of most paths it matters only to who needs them.
+                let message = sanitise_lines(&outcome.message);
+                say(&format!("{} {message}\n", style.error("error:")));
+                continue;
+            } else if outcome.status == Status::DependencyFailed {
                 outcome
                     .message
                     .lines()
@@ -525,6 +532,20 @@ impl Run<'_> {
         }
         Ok(())
     }
+}
+
+/// Returns whether a path was wanted, and not what a derivation makes.
+fn is_path(wanted: &Wanted) -> bool {
+    matches!(wanted.key(), GoalKey::Path(..))
+}
+
+/// Returns lines of which each can be printed.
+fn sanitise_lines(text: &str) -> String {
+    let lines = text.lines();
+    let lines: Vec<String> = lines
+        .map(|line| sanitise(line.as_bytes(), Style::Plain))
+        .collect();
+    lines.join("\n")
 }
 
 /// Puts the statuses of two requests together: masks of SPEC A9 are united, and 1 is weaker.

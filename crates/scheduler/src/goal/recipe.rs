@@ -26,7 +26,7 @@ pub struct Recipe {
     pub is_builtin: bool,
     /// Whether its inputs' paths decide what is built.
     pub resolution: Resolution,
-    /// Whether caches may be asked for its outputs (`allowSubstitutes`).
+    /// Whether caches may be asked for its outputs (`allowSubstitutes`, `always-allow-substitutes`).
     pub allows_substitutes: bool,
     /// Why this machine cannot build it, if so.
     pub obstacle: Option<String>,
@@ -65,7 +65,7 @@ impl Recipe {
             is_fixed_output: derivation.is_fixed_output(),
             is_builtin: derivation.is_builtin(),
             resolution: resolution(derivation, settings),
-            allows_substitutes: allows_substitutes(derivation),
+            allows_substitutes: settings.always_allow_substitutes || allows_substitutes(derivation),
             obstacle: obstacle(drv_path, derivation, settings),
         }
     }

@@ -8,6 +8,9 @@ use super::{BuilderEnding, Disk, Facts, InputEnding, InputFailures};
 use crate::goal::recipe::Recipe;
 use crate::goal::{Outcome, Status};
 
+/// How many causes a failure quotes: whoever reads more than these looks for the first anyway.
+const MAX_CAUSES: usize = 10;
+
 impl InputFailures {
     /// Counts inputs that have ended.
     pub(crate) fn of(endings: &[InputEnding]) -> Self {
@@ -37,9 +40,25 @@ impl InputFailures {
         }
         // Goals of derivations tell their own failures; those of paths leave it to whoever needs them.
         if is_mild || !ending.path.is_derivation() {
-            self.messages.push(outcome.message.clone());
+            self.note_causes(outcome);
         }
         self.bits = self.bits | outcome.failure_bits;
+    }
+
+    /// Notes what was said where it began. What failed for others quotes them below its first line; many
+    /// quote the same.
+    fn note_causes(&mut self, outcome: &Outcome) {
+        let n_own = usize::from(!outcome.root_causes.is_empty());
+        let quoted = outcome.message.lines().skip(n_own);
+        let causes: Vec<String> = match n_own {
+            0 => vec![outcome.message.clone()],
+            _ => quoted.map(str::to_owned).collect(),
+        };
+        for cause in causes {
+            if self.messages.len() < MAX_CAUSES && !self.messages.contains(&cause) {
+                self.messages.push(cause);
+            }
+        }
     }
 
     /// Returns whether an input failed in a way that makes waiting for the others pointless
