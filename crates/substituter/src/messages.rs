@@ -16,7 +16,7 @@ use store_model::narinfo::NarInfo;
 
 use crate::Error;
 
-/// Names one cache of a substituter, in the order of priority as it was when the substituter started.
+/// Names one cache of a substituter, in the order of the settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CacheIdx(pub(crate) usize);
 
@@ -45,7 +45,7 @@ pub struct QueryOffers {
 }
 
 /// Whether an answer that was remembered will do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Freshness {
     /// For as long as the settings say.
     Remembered,

@@ -4,13 +4,18 @@
 //! own runtime, never from an actor's thread.
 
 use std::fmt;
-use std::io::Read;
+use std::io::{self, Read};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use store_model::Settings;
 use store_model::narinfo::RelativeUrl;
 use tokio::sync::oneshot;
+
+use crate::address::{CacheAddress, Place};
+
+pub(crate) mod file;
 
 /// Where the bytes of one cache come from.
 pub(crate) trait Transport: Send + Sync + fmt::Debug {
@@ -47,6 +52,21 @@ pub(crate) struct OpenRequest {
     pub(crate) ended: oneshot::Receiver<()>,
 }
 
+/// Returns what reads the cache at `address`; nothing is asked yet.
+///
+/// # Errors
+/// It cannot be read at all; the text says why.
+pub(crate) fn connect(
+    address: &CacheAddress,
+    _settings: &Settings,
+    _environment: &dyn Fn(&str) -> Option<String>,
+) -> Result<Box<dyn Transport>, String> {
+    match &address.place {
+        Place::Directory(root) => Ok(Box::new(file::FileTransport::new(root.clone()))),
+        Place::Server(_) => Err("caches on servers cannot be asked yet".to_owned()),
+    }
+}
+
 /// What an error of a transport says of its cause.
 pub(crate) type Cause = Box<dyn std::error::Error + Send + Sync>;
 
@@ -79,4 +99,23 @@ pub(crate) enum TransportError {
         /// What happened.
         source: Cause,
     },
+}
+
+/// Returns what a reader says whose bytes nobody wants any more.
+pub(crate) fn given_up() -> io::Error {
+    // Not `Interrupted`, which readers take for a reason to try again.
+    io::Error::new(
+        io::ErrorKind::ConnectionAborted,
+        "nobody wants the file any more",
+    )
+}
+
+impl TransportError {
+    /// Returns how long the cache wants to be left alone, if it said so.
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::NoAnswer { retry_after, .. } => *retry_after,
+            Self::Missing { .. } | Self::Broken { .. } => None,
+        }
+    }
 }

@@ -1,0 +1,463 @@
+//! One cache: who waits for which of its answers, and how well it is.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use actix::{
+    Actor, ActorContext as _, AsyncContext as _, Context, Handler, Message, ResponseFuture,
+};
+use store_model::StorePath;
+use store_model::narinfo::{CacheInfo, NarInfo};
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+
+use crate::Error;
+use crate::client::{Client, Heard, InfoHeard};
+use crate::error::chain;
+use crate::messages::{FetchProgressed, Freshness, NarTransfer, TransferGuard};
+use crate::policy::{Breaker, Failure, Leave, Rank, Verdict};
+use crate::transport::TransportError;
+
+/// How many offers that are not believed are told one by one. A cache whose key is not trusted has as
+/// many as paths.
+const MAX_REFUSALS_TOLD: usize = 10;
+
+/// Sent by the substituter: what does the cache say of a path?
+#[derive(Debug, Message)]
+#[rtype(result = "Result<Answer, Error>")]
+pub(crate) struct AskCache {
+    pub(crate) path: StorePath,
+    pub(crate) freshness: Freshness,
+}
+
+/// Answer to [`AskCache`].
+#[derive(Debug, Clone)]
+pub(crate) struct Answer {
+    /// Where the cache stands among all.
+    pub(crate) rank: Rank,
+    pub(crate) word: Word,
+}
+
+/// What a cache says of a path.
+#[derive(Debug, Clone)]
+pub(crate) enum Word {
+    /// It has it.
+    Offer(Arc<NarInfo>),
+    /// It does not have it, or gave no answer.
+    None,
+    /// It has it and is not to be believed.
+    Refused,
+}
+
+/// Sent by the substituter: begins a download.
+#[derive(Message)]
+#[rtype(result = "Result<NarTransfer, Error>")]
+pub(crate) struct OpenNar {
+    pub(crate) narinfo: Arc<NarInfo>,
+    pub(crate) progress: Option<actix::Recipient<FetchProgressed>>,
+}
+
+/// Sent by the substituter: the cache did not keep its word about a path.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct CountBadOffer {
+    pub(crate) path: StorePath,
+}
+
+/// Sent by the substituter at the end: nobody is answered any more.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct StopCache;
+
+/// Sent by the task that asked what the cache is.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+struct InfoAnswered(InfoHeard);
+
+/// Sent by the task that asked for a path.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+struct PathAnswered {
+    question: Question,
+    turn: Turn,
+    heard: Heard,
+}
+
+/// Sent by the task that began a download and could not.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+struct OpenFailed {
+    path: StorePath,
+    failure: OpenFailure,
+}
+
+#[derive(Debug)]
+enum OpenFailure {
+    Missing,
+    NoAnswer {
+        reason: String,
+        retry_after: Option<Duration>,
+    },
+}
+
+/// What is asked for, once however many want to know.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Question {
+    path: StorePath,
+    freshness: Freshness,
+}
+
+/// Whether a question was asked before, and its answer came too late.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    First,
+    Second,
+}
+
+/// What is known of the cache itself.
+#[derive(Debug)]
+enum Info {
+    Unknown,
+    /// Asked for; these wait for it.
+    Asked(Vec<Question>),
+    Known(CacheInfo),
+    /// It is no cache for this store.
+    Unusable,
+}
+
+/// One cache.
+#[derive(Debug)]
+pub(crate) struct BinaryCache {
+    client: Arc<Client>,
+    runtime: Handle,
+    position: usize,
+    /// The priority that its user gives it.
+    priority: Option<u32>,
+    info: Info,
+    breaker: Breaker,
+    askers: HashMap<Question, Vec<oneshot::Sender<Result<Answer, Error>>>>,
+    n_refusals: usize,
+}
+
+impl BinaryCache {
+    /// Makes the actor of the cache at `position` in the settings.
+    pub(crate) fn new(
+        client: Arc<Client>,
+        runtime: Handle,
+        position: usize,
+        priority: Option<u32>,
+    ) -> Self {
+        Self {
+            client,
+            runtime,
+            position,
+            priority,
+            info: Info::Unknown,
+            breaker: Breaker::default(),
+            askers: HashMap::new(),
+            n_refusals: 0,
+        }
+    }
+
+    /// Asks a question that nobody has asked yet, or says why not.
+    fn begin(&mut self, question: Question, ctx: &mut Context<Self>) {
+        match (self.breaker.allows(self.now()), &mut self.info) {
+            (_, Info::Unusable) | (Leave::Skip, _) => self.answer(&question, Word::None),
+            (Leave::Probe, _) => {
+                self.ask_info(ctx);
+                self.answer(&question, Word::None);
+            }
+            (Leave::Ask, Info::Asked(waiting)) => waiting.push(question),
+            (Leave::Ask, Info::Unknown) => {
+                self.info = Info::Asked(vec![question]);
+                self.ask_info(ctx);
+            }
+            (Leave::Ask, Info::Known(_)) => self.ask(question, Turn::First, ctx),
+        }
+    }
+
+    fn ask_info(&self, ctx: &Context<Self>) {
+        let (client, cache) = (Arc::clone(&self.client), ctx.address());
+        self.runtime.spawn(async move {
+            cache.do_send(InfoAnswered(client.ask_info().await));
+        });
+    }
+
+    fn ask(&self, question: Question, turn: Turn, ctx: &Context<Self>) {
+        let (client, cache) = (Arc::clone(&self.client), ctx.address());
+        self.runtime.spawn(async move {
+            let heard = client.ask_path(&question.path, question.freshness).await;
+            cache.do_send(PathAnswered {
+                question,
+                turn,
+                heard,
+            });
+        });
+    }
+
+    /// Tells all who asked a question.
+    fn answer(&mut self, question: &Question, word: Word) {
+        let by_cache = match &self.info {
+            Info::Known(info) => info.priority,
+            Info::Unknown | Info::Asked(_) | Info::Unusable => None,
+        };
+        let answer = Answer {
+            rank: Rank::new(self.position, self.priority, by_cache),
+            word,
+        };
+        for asker in self.askers.remove(question).unwrap_or_default() {
+            // The asker may be gone: a cancelled goal does not wait.
+            let _asker_gone = asker.send(Ok(answer.clone()));
+        }
+    }
+
+    /// Takes note of a failure, which is told if the cache is left alone because of it.
+    fn fail(&mut self, failure: Failure, reason: &str) -> Verdict {
+        // A hasher's own seed is all the chance that is needed here.
+        let chance = RandomState::new().build_hasher().finish() >> 32;
+        let jitter = f64::from(u32::try_from(chance).unwrap_or_default()) / f64::from(u32::MAX);
+        let verdict = self.breaker.failed(failure, self.now(), jitter);
+        if let Verdict::LeftAlone(pause) = verdict {
+            tracing::warn!(
+                "'{}' is left alone for {} seconds: {reason}",
+                self.client.name,
+                pause.as_secs()
+            );
+        }
+        self.client
+            .is_left_alone
+            .store(self.breaker.is_open(), Ordering::Relaxed);
+        verdict
+    }
+
+    fn refuse(&mut self, path: &StorePath, reason: &str) {
+        self.n_refusals += 1;
+        let path = self.client.trust.store_dir.print(path);
+        let cache = &self.client.name;
+        if self.n_refusals <= MAX_REFUSALS_TOLD {
+            tracing::warn!("not taking '{path}' from '{cache}': {reason}");
+        }
+        if self.n_refusals == MAX_REFUSALS_TOLD {
+            tracing::warn!("what else '{cache}' offers and is not taken is not told");
+        }
+    }
+
+    fn now(&self) -> Duration {
+        self.client.started_at.elapsed()
+    }
+}
+
+fn stalled_reason(patience: Option<Duration>) -> String {
+    let n_seconds = patience.unwrap_or_default().as_secs();
+    format!("it gave no answer for {n_seconds} seconds ('cache-answer-timeout')")
+}
+
+impl Actor for BinaryCache {
+    type Context = Context<Self>;
+}
+
+impl Handler<AskCache> for BinaryCache {
+    type Result = ResponseFuture<Result<Answer, Error>>;
+
+    fn handle(&mut self, asked: AskCache, ctx: &mut Context<Self>) -> Self::Result {
+        let question = Question {
+            path: asked.path,
+            freshness: asked.freshness,
+        };
+        let (asker, answer) = oneshot::channel();
+        let askers = self.askers.entry(question.clone()).or_default();
+        askers.push(asker);
+        if askers.len() == 1 {
+            self.begin(question, ctx);
+        }
+        Box::pin(async move { answer.await.unwrap_or(Err(Error::Stopped)) })
+    }
+}
+
+impl Handler<InfoAnswered> for BinaryCache {
+    type Result = ();
+
+    fn handle(&mut self, InfoAnswered(heard): InfoAnswered, ctx: &mut Context<Self>) {
+        // A probe leaves what was known before in force if it fails.
+        let waiting = match &mut self.info {
+            Info::Asked(waiting) => std::mem::take(waiting),
+            Info::Unknown | Info::Known(_) | Info::Unusable => Vec::new(),
+        };
+        let was_asked = matches!(self.info, Info::Asked(_));
+        match heard {
+            InfoHeard::Usable(info) => {
+                self.breaker.probe_succeeded(self.now());
+                self.client.is_left_alone.store(false, Ordering::Relaxed);
+                self.info = Info::Known(info);
+            }
+            InfoHeard::Unusable(reason) => {
+                tracing::warn!("'{}' is not used: {reason}", self.client.name);
+                self.info = Info::Unusable;
+            }
+            InfoHeard::Stalled { asked_at } => {
+                let reason = stalled_reason(self.client.answer_timeout);
+                self.fail(Failure::Stalled { asked_at }, &reason);
+            }
+            InfoHeard::NoAnswer {
+                reason,
+                retry_after,
+            } => {
+                self.fail(Failure::NoAnswer { retry_after }, &reason);
+            }
+        }
+        if was_asked && matches!(self.info, Info::Asked(_)) {
+            self.info = Info::Unknown;
+        }
+        for question in waiting {
+            self.begin(question, ctx);
+        }
+    }
+}
+
+impl Handler<PathAnswered> for BinaryCache {
+    type Result = ();
+
+    fn handle(&mut self, answered: PathAnswered, ctx: &mut Context<Self>) {
+        let PathAnswered {
+            question,
+            turn,
+            heard,
+        } = answered;
+        let word = match heard {
+            Heard::Offered(narinfo) => {
+                self.breaker.succeeded(self.now());
+                Word::Offer(narinfo)
+            }
+            Heard::Absent => {
+                self.breaker.succeeded(self.now());
+                Word::None
+            }
+            Heard::Refused(reason) => {
+                self.breaker.succeeded(self.now());
+                self.refuse(&question.path, &reason);
+                Word::Refused
+            }
+            Heard::Broken(reason) => {
+                self.refuse(&question.path, &reason);
+                self.fail(Failure::BadOffer, "too much of what it says makes no sense");
+                Word::Refused
+            }
+            Heard::Stalled { asked_at } => {
+                let reason = stalled_reason(self.client.answer_timeout);
+                let verdict = self.fail(Failure::Stalled { asked_at }, &reason);
+                if verdict == Verdict::Tolerated && turn == Turn::First {
+                    self.ask(question, Turn::Second, ctx);
+                    return;
+                }
+                Word::None
+            }
+            Heard::NoAnswer {
+                reason,
+                retry_after,
+            } => {
+                self.fail(Failure::NoAnswer { retry_after }, &reason);
+                Word::None
+            }
+            Heard::LeftAlone => Word::None,
+        };
+        self.answer(&question, word);
+    }
+}
+
+impl Handler<OpenNar> for BinaryCache {
+    type Result = ResponseFuture<Result<NarTransfer, Error>>;
+
+    fn handle(&mut self, asked: OpenNar, ctx: &mut Context<Self>) -> Self::Result {
+        let name = Arc::clone(&self.client.name);
+        if self.breaker.is_open() {
+            return Box::pin(async { Err(Error::LeftAlone { cache: name }) });
+        }
+        let (client, cache) = (Arc::clone(&self.client), ctx.address());
+        let path = asked.narinfo.info.path.clone();
+        let printed_path = client.trust.store_dir.print(&path);
+        let (alive, wanted) = oneshot::channel();
+        let (reply, opened) = oneshot::channel();
+        self.runtime.spawn(async move {
+            let result = client.open(&asked.narinfo, asked.progress, wanted).await;
+            if let Some(failure) = result.as_ref().err().and_then(OpenFailure::of) {
+                cache.do_send(OpenFailed { path, failure });
+            }
+            // The asker may be gone: then this ends the transfer.
+            let _asker_gone = reply.send(result);
+        });
+        Box::pin(async move {
+            let contents =
+                opened
+                    .await
+                    .map_err(|_| Error::Stopped)?
+                    .map_err(|error| Error::Download {
+                        path: printed_path,
+                        cache: name,
+                        source: Box::new(error),
+                    })?;
+            Ok(NarTransfer {
+                contents,
+                guard: TransferGuard { _alive: alive },
+            })
+        })
+    }
+}
+
+impl OpenFailure {
+    /// Returns what a failed download says of the cache, if it says anything.
+    fn of(error: &TransportError) -> Option<Self> {
+        match error {
+            TransportError::Missing { .. } => Some(Self::Missing),
+            TransportError::NoAnswer { retry_after, .. } => Some(Self::NoAnswer {
+                reason: chain(error),
+                retry_after: *retry_after,
+            }),
+            TransportError::Broken { .. } => None,
+        }
+    }
+}
+
+impl Handler<OpenFailed> for BinaryCache {
+    type Result = ();
+
+    fn handle(&mut self, failed: OpenFailed, _: &mut Context<Self>) {
+        match failed.failure {
+            OpenFailure::Missing => tracing::debug!("no archive of '{}'", failed.path),
+            OpenFailure::NoAnswer {
+                reason,
+                retry_after,
+            } => {
+                self.fail(Failure::NoAnswer { retry_after }, &reason);
+            }
+        }
+    }
+}
+
+impl Handler<CountBadOffer> for BinaryCache {
+    type Result = ();
+
+    fn handle(&mut self, bad: CountBadOffer, _: &mut Context<Self>) {
+        tracing::debug!(
+            "'{}' did not keep its word on '{}'",
+            self.client.name,
+            bad.path
+        );
+        self.fail(
+            Failure::BadOffer,
+            "too much of what it offers is not what it says",
+        );
+    }
+}
+
+impl Handler<StopCache> for BinaryCache {
+    type Result = ();
+
+    fn handle(&mut self, _: StopCache, ctx: &mut Context<Self>) {
+        // Whoever still waits is told by the end of their channels.
+        self.askers.clear();
+        ctx.stop();
+    }
+}

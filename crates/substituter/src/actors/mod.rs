@@ -1,0 +1,14 @@
+//! The shells: each question becomes a task on the substituter's own threads, and what was heard a
+//! message.
+
+mod binary_cache;
+mod ending;
+mod substituter;
+
+pub(crate) use binary_cache::BinaryCache;
+pub(crate) use substituter::Cache;
+pub use substituter::Substituter;
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may panic")]
+mod tests;

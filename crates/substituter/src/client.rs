@@ -1,0 +1,240 @@
+//! Asks one cache: everything about it that waits.
+//!
+//! It runs on the substituter's own threads and knows no actor; what it hears goes back to the
+//! cache's actor, which decides.
+
+use std::io::{self, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use actix::Recipient;
+use store_model::StorePath;
+use store_model::narinfo::{CacheInfo, MAX_FILE_BYTES, NarInfo, RelativeUrl};
+use tokio::sync::{Semaphore, oneshot};
+use tokio::time::{Instant, timeout};
+
+use crate::error::chain;
+use crate::messages::{FetchProgressed, Freshness};
+use crate::transfer::unwrap_archive;
+use crate::transport::{self, Cause, OpenRequest, Transport, TransportError};
+use crate::trust::{Signatures, Trust};
+
+/// What is needed to ask one cache.
+#[derive(Debug)]
+pub(crate) struct Client {
+    /// The cache as messages name it.
+    pub(crate) name: Arc<str>,
+    pub(crate) transport: Box<dyn Transport>,
+    pub(crate) trust: Arc<Trust>,
+    /// Whether this cache's paths need a signature.
+    pub(crate) signatures: Signatures,
+    pub(crate) answer_timeout: Option<Duration>,
+    /// One permit for each question at once.
+    pub(crate) questions: Arc<Semaphore>,
+    /// One permit for each download at once. Not those of the questions: a download can wait for its
+    /// reader, who may wait for the answer to a question.
+    pub(crate) transfers: Arc<Semaphore>,
+    /// Set while the cache is left alone, so that questions that still queue for a permit end.
+    pub(crate) is_left_alone: AtomicBool,
+    /// The beginning of all times that are told.
+    pub(crate) started_at: Instant,
+}
+
+/// What was heard about a path.
+#[derive(Debug)]
+pub(crate) enum Heard {
+    /// The cache has it and is to be believed.
+    Offered(Arc<NarInfo>),
+    /// The cache does not have it.
+    Absent,
+    /// The cache has it and is not to be believed, because of this.
+    Refused(String),
+    /// The cache said something that makes no sense.
+    Broken(String),
+    /// Nothing came in time.
+    Stalled {
+        /// When it was asked.
+        asked_at: Duration,
+    },
+    /// The cache cannot be reached, or cannot answer.
+    NoAnswer {
+        reason: String,
+        retry_after: Option<Duration>,
+    },
+    /// It was not asked any more.
+    LeftAlone,
+}
+
+/// What was heard of the cache itself.
+#[derive(Debug)]
+pub(crate) enum InfoHeard {
+    /// It can be asked.
+    Usable(CacheInfo),
+    /// It is no cache for this store, because of this.
+    Unusable(String),
+    /// Nothing came in time.
+    Stalled {
+        /// When it was asked.
+        asked_at: Duration,
+    },
+    /// The cache cannot be reached, or cannot answer.
+    NoAnswer {
+        reason: String,
+        retry_after: Option<Duration>,
+    },
+}
+
+/// What came of reading a small file.
+enum SmallFile {
+    Contents(bytes::Bytes),
+    Absent,
+    Broken(String),
+    Stalled {
+        asked_at: Duration,
+    },
+    NoAnswer {
+        reason: String,
+        retry_after: Option<Duration>,
+    },
+}
+
+impl Client {
+    /// Asks the cache what it is.
+    pub(crate) async fn ask_info(&self) -> InfoHeard {
+        match self.read_small("nix-cache-info").await {
+            SmallFile::Contents(text) => match CacheInfo::parse(&text) {
+                Ok(info) => self.check_info(info),
+                Err(error) => InfoHeard::Unusable(error.to_string()),
+            },
+            SmallFile::Absent => {
+                InfoHeard::Unusable("it has no 'nix-cache-info', so it is no cache".to_owned())
+            }
+            SmallFile::Broken(reason) => InfoHeard::Unusable(reason),
+            SmallFile::Stalled { asked_at } => InfoHeard::Stalled { asked_at },
+            SmallFile::NoAnswer {
+                reason,
+                retry_after,
+            } => InfoHeard::NoAnswer {
+                reason,
+                retry_after,
+            },
+        }
+    }
+
+    fn check_info(&self, info: CacheInfo) -> InfoHeard {
+        match &info.store_dir {
+            Some(store_dir) if *store_dir != self.trust.store_dir => InfoHeard::Unusable(format!(
+                "its paths are for '{store_dir}', not for '{}'",
+                self.trust.store_dir
+            )),
+            _ => InfoHeard::Usable(info),
+        }
+    }
+
+    /// Asks for a path.
+    pub(crate) async fn ask_path(&self, path: &StorePath, freshness: Freshness) -> Heard {
+        // The semaphore is never closed.
+        let _permit = self.questions.acquire().await;
+        if self.is_left_alone.load(Ordering::Relaxed) {
+            return Heard::LeftAlone;
+        }
+        match self
+            .read_small(&format!("{}.narinfo", path.hash_part()))
+            .await
+        {
+            SmallFile::Contents(text) => self.judge(path, &text),
+            SmallFile::Absent => Heard::Absent,
+            SmallFile::Broken(reason) => Heard::Broken(reason),
+            SmallFile::Stalled { asked_at } => Heard::Stalled { asked_at },
+            SmallFile::NoAnswer {
+                reason,
+                retry_after,
+            } => Heard::NoAnswer {
+                reason,
+                retry_after,
+            },
+        }
+    }
+
+    /// Decides what an answer about `path` is worth.
+    fn judge(&self, path: &StorePath, text: &[u8]) -> Heard {
+        let narinfo = match NarInfo::parse(text, &self.trust.store_dir) {
+            Ok(narinfo) => narinfo,
+            Err(error) => return Heard::Broken(error.to_string()),
+        };
+        match self.trust.judge(path, &narinfo, self.signatures) {
+            Ok(()) => Heard::Offered(Arc::new(narinfo)),
+            Err(refusal) => Heard::Refused(refusal.to_string()),
+        }
+    }
+
+    async fn read_small(&self, file: &str) -> SmallFile {
+        let asked_at = self.started_at.elapsed();
+        let read = async {
+            let file: RelativeUrl = file.parse().map_err(|error| TransportError::Broken {
+                address: format!("{}/{file}", self.name),
+                source: Box::new(error),
+            })?;
+            self.transport.read_small(&file, MAX_FILE_BYTES).await
+        };
+        let answer = match self.answer_timeout {
+            Some(patience) => match timeout(patience, read).await {
+                Ok(answer) => answer,
+                Err(_) => return SmallFile::Stalled { asked_at },
+            },
+            None => read.await,
+        };
+        match answer {
+            Ok(Some(contents)) => SmallFile::Contents(contents),
+            Ok(None) | Err(TransportError::Missing { .. }) => SmallFile::Absent,
+            Err(error @ TransportError::Broken { .. }) => SmallFile::Broken(chain(&error)),
+            Err(error) => SmallFile::NoAnswer {
+                reason: chain(&error),
+                retry_after: error.retry_after(),
+            },
+        }
+    }
+
+    /// Opens the archive of an offer; it ends when the other end of `wanted` closes.
+    ///
+    /// # Errors
+    /// The archive is not there or does not come.
+    pub(crate) async fn open(
+        &self,
+        narinfo: &NarInfo,
+        progress: Option<Recipient<FetchProgressed>>,
+        mut wanted: oneshot::Receiver<()>,
+    ) -> Result<Box<dyn Read + Send>, TransportError> {
+        let address = format!("{}/{}", self.name, narinfo.url);
+        let broken = |source: Cause| TransportError::Broken {
+            address: address.clone(),
+            source,
+        };
+        let url = narinfo
+            .archive_url()
+            .map_err(|error| broken(Box::new(error)))?;
+        let (alive, ended) = oneshot::channel();
+        let opening = async {
+            let permit = Arc::clone(&self.transfers).acquire_owned().await;
+            let permit = permit.map_err(|error| broken(Box::new(error)))?;
+            let request = OpenRequest {
+                expected_bytes: narinfo.file_size_bytes,
+                ended,
+            };
+            let compressed = self.transport.open(&url, request).await?;
+            Ok((compressed, permit))
+        };
+        let (compressed, permit) = tokio::select! {
+            opened = opening => opened?,
+            _ = &mut wanted => return Err(broken(transport::given_up().into())),
+        };
+        tokio::spawn(async move {
+            let _unwanted = wanted.await;
+            // This wakes a reader that waits. So does the end of the runtime, with this task.
+            drop(alive);
+        });
+        unwrap_archive(narinfo, address.clone(), compressed, progress, permit)
+            .map_err(|error: io::Error| broken(error.into()))
+    }
+}

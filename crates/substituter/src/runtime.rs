@@ -1,0 +1,75 @@
+//! The threads on which caches are asked.
+//!
+//! The actors' thread only passes messages on: TLS, parsing and checking signatures of thousands of
+//! answers would hold up every goal.
+
+use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::sync::oneshot;
+
+use crate::Error;
+
+/// Threads that run tasks: one that parses, one that goes on receiving.
+const N_WORKERS: usize = 2;
+
+/// Threads that wait for a disk.
+const MAX_BLOCKING: usize = 8;
+
+/// A runtime that may be dropped anywhere.
+#[derive(Debug)]
+pub(crate) struct Engine {
+    /// `None` once it is being stopped.
+    runtime: Option<Runtime>,
+    handle: Handle,
+}
+
+impl Engine {
+    /// Starts the threads.
+    ///
+    /// # Errors
+    /// The kernel refuses them.
+    pub(crate) fn start() -> Result<Self, Error> {
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(N_WORKERS)
+            .max_blocking_threads(MAX_BLOCKING)
+            .thread_name("substituter")
+            .enable_all()
+            .build()
+            .map_err(|source| Error::StartThreads { source })?;
+        let handle = runtime.handle().clone();
+        Ok(Self {
+            runtime: Some(runtime),
+            handle,
+        })
+    }
+
+    /// Returns where tasks are started.
+    pub(crate) fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// Drops all tasks; what it returns is answered when the threads are gone.
+    pub(crate) fn stop(mut self) -> oneshot::Receiver<()> {
+        let (done, stopped) = oneshot::channel();
+        let runtime = self.runtime.take();
+        // Dropping a runtime waits for its threads, which no actor may do.
+        let joining = std::thread::Builder::new()
+            .name("substituter-stop".to_owned())
+            .spawn(move || {
+                drop(runtime);
+                let _nobody_waits = done.send(());
+            });
+        if let Err(error) = joining {
+            tracing::warn!("{error}: not waiting for the threads that ask caches");
+        }
+        stopped
+    }
+}
+
+/// A panic of the actor must not become another one because its runtime may not be waited for here.
+impl Drop for Engine {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! Reading which caches there are, and starting the actors that ask them.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use actix::{Actor as _, Addr};
+use store_model::{PublicKey, PublicKeys, Settings, StoreDir};
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+use crate::Error;
+use crate::actors::{BinaryCache, Cache, Substituter};
+use crate::address::CacheAddress;
+use crate::client::Client;
+use crate::runtime::Engine;
+use crate::transport;
+use crate::trust::{Signatures, Trust};
+
+/// Starts the actors that ask the caches of the settings, on this thread's actix system. No cache is
+/// asked anything before somebody wants a path.
+///
+/// `store_dir` is the directory that paths are named by, `cache_dir` one of the user's own where
+/// answers are remembered, and `environment` the variables that name proxies and certificates.
+/// A cache that cannot be asked at all is a warning.
+///
+/// # Errors
+/// A key is malformed, or the kernel refuses a thread.
+pub fn start(
+    settings: &Settings,
+    store_dir: StoreDir,
+    cache_dir: PathBuf,
+    environment: &dyn Fn(&str) -> Option<String>,
+) -> Result<Addr<Substituter>, Error> {
+    let trust = Arc::new(read_trust(settings, store_dir)?);
+    let addresses = if settings.substitute {
+        read_addresses(&settings.substituters)
+    } else {
+        Vec::new()
+    };
+    if addresses.is_empty() {
+        return Ok(Substituter::new(Vec::new(), None, None).start());
+    }
+    let engine = Engine::start()?;
+    let started_at = Instant::now();
+    let mut caches = Vec::new();
+    for address in addresses {
+        let name = Arc::clone(&address.name);
+        let transport = match transport::connect(&address, settings, environment) {
+            Ok(transport) => transport,
+            Err(reason) => {
+                tracing::warn!("'{name}' is not used: {reason}");
+                continue;
+            }
+        };
+        let signatures = if address.is_trusted {
+            Signatures::Optional
+        } else {
+            Signatures::Needed
+        };
+        let client = Arc::new(Client {
+            name: Arc::clone(&name),
+            transport,
+            trust: Arc::clone(&trust),
+            signatures,
+            answer_timeout: settings.cache_answer_timeout,
+            questions: permits(settings.http_connections),
+            transfers: permits(settings.http_connections),
+            is_left_alone: AtomicBool::new(false),
+            started_at,
+        });
+        let cache = BinaryCache::new(client, engine.handle(), caches.len(), address.priority);
+        caches.push(Cache {
+            name,
+            address: cache.start(),
+        });
+    }
+    Ok(Substituter::new(caches, settings.cache_answer_timeout, Some(engine)).start())
+}
+
+/// Returns as many permits as there may be connections; 0 means any number.
+fn permits(n_connections: usize) -> Arc<Semaphore> {
+    let n_permits = match n_connections {
+        0 => Semaphore::MAX_PERMITS,
+        n => n.min(Semaphore::MAX_PERMITS),
+    };
+    Arc::new(Semaphore::new(n_permits))
+}
+
+fn read_trust(settings: &Settings, store_dir: StoreDir) -> Result<Trust, Error> {
+    let keys = settings
+        .trusted_public_keys
+        .iter()
+        .map(|key| key.parse::<PublicKey>())
+        .collect::<Result<PublicKeys, _>>()
+        .map_err(|source| Error::PublicKey {
+            source: Box::new(source),
+        })?;
+    Ok(Trust {
+        store_dir,
+        keys,
+        signatures: if settings.require_sigs {
+            Signatures::Needed
+        } else {
+            Signatures::Optional
+        },
+    })
+}
+
+/// Reads the addresses of caches, each once.
+fn read_addresses(texts: &[String]) -> Vec<CacheAddress> {
+    let mut names = BTreeSet::new();
+    let mut addresses = Vec::new();
+    for text in texts {
+        match CacheAddress::parse(text) {
+            Ok(address) if names.insert(Arc::clone(&address.name)) => addresses.push(address),
+            Ok(_) => {}
+            Err(reason) => {
+                let shown = crate::address::without_secrets(text);
+                tracing::warn!("'{shown}' in 'substituters' is not used: {reason}");
+            }
+        }
+    }
+    addresses
+}
