@@ -104,23 +104,24 @@ impl<'a> Files<'a> {
     /// Gives something that was just made the metadata that does not change with its contents.
     fn take_over(
         &self,
-        made: &OwnedFd,
+        node: &OwnedFd,
         mode: Mode,
         failed: impl Fn(&'static str, Errno) -> Error,
     ) -> Result<(), Error> {
-        let stat = rustix::fs::fstat(made).map_err(|errno| failed("looking at", errno))?;
-        // A directory may hand its default list of access rights down to what is made in it.
-        strip_attributes(made.as_fd(), |errno| {
+        // A directory may hand its default list of access rights down to what is node in it.
+        strip_attributes(node.as_fd(), |errno| {
             failed("removing the attributes of", errno)
         })?;
-        if self.is_foreign(&stat) {
+        let stat = rustix::fs::fstat(node).map_err(|errno| failed("looking at", errno))?;
+        let is_foreign = self.is_foreign(&stat);
+        if is_foreign {
             let (uid, gid) = self.owner();
-            rustix::fs::fchown(made, Some(uid), Some(gid))
+            rustix::fs::fchown(node, Some(uid), Some(gid))
                 .map_err(|errno| failed("taking over", errno))?;
         }
         // The process may mask some bits of new files.
-        if stat.st_mode & 0o7777 != mode.as_raw_mode() || self.is_foreign(&stat) {
-            rustix::fs::fchmod(made, mode)
+        if is_foreign || stat.st_mode & 0o7777 != mode.as_raw_mode() {
+            rustix::fs::fchmod(node, mode)
                 .map_err(|errno| failed("setting permissions of", errno))?;
         }
         Ok(())
@@ -138,11 +139,11 @@ impl<'a> Files<'a> {
             Gid::from_raw(layout.owner_gid),
         )
     }
+}
 
-    fn open_dir(&self, (parent, name): (BorrowedFd<'_>, &[u8])) -> Result<OwnedFd, Errno> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        rustix::fs::openat(parent, name, flags, Mode::empty())
-    }
+fn open_dir(parent: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(parent, name, flags, Mode::empty())
 }
 
 impl NarVisitor for Files<'_> {
@@ -153,9 +154,8 @@ impl NarVisitor for Files<'_> {
         let (parent, dir_name) = self.place(name);
         rustix::fs::mkdirat(parent, dir_name, OPEN_DIR)
             .map_err(|errno| self.failed("making directory", name, errno))?;
-        let dir = self
-            .open_dir((parent, dir_name))
-            .map_err(|errno| self.failed("opening", name, errno))?;
+        let dir =
+            open_dir(parent, dir_name).map_err(|errno| self.failed("opening", name, errno))?;
         self.take_over(&dir, OPEN_DIR, |operation, errno| {
             self.failed(operation, name, errno)
         })?;
@@ -177,7 +177,7 @@ impl NarVisitor for Files<'_> {
             .map_err(|errno| self.failed("setting the time of", None, errno))?;
         self.depth -= 1;
         if self.depth > 0 {
-            let parent = self.open_dir((dir.as_fd(), b".."));
+            let parent = open_dir(dir.as_fd(), b"..");
             self.dir = Some(parent.map_err(|errno| self.failed("leaving", None, errno))?);
             self.path.pop();
         }
