@@ -508,6 +508,16 @@ pub enum RestoreError {
     Store(Error),
 }
 
+impl From<Error> for RestoreError {
+    fn from(error: Error) -> Self {
+        if matches!(error, Error::Cancelled) {
+            Self::Cancelled
+        } else {
+            Self::Store(error)
+        }
+    }
+}
+
 /// Sent by whoever holds the lock on a path whose references are valid: moves what was restored to its
 /// place, syncs, and registers it. Many of these share one sync and one transaction.
 #[derive(Debug, Message)]

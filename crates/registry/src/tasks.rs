@@ -4,15 +4,15 @@
 use std::collections::BTreeSet;
 
 use store_model::derivation::reference_graphs::{GraphInfos, ReferenceGraphs};
-use store_model::{PathInfo, StorePath};
+use store_model::{Derivation, OutputName, PathInfo, StorePath};
 use tokio::sync::oneshot;
 
 use crate::Error;
 use crate::db::query;
-use crate::ingest::{FoundOutput, NewText};
+use crate::ingest::{FoundOutput, NewText, RestoredFacts};
 use crate::messages::{
     AddPath, AddText, Added, Comparand, CompareOutputs, Compared, ContentAddressed, LockAttempt,
-    Occupied, OutputLocks, RegisterError, RegisterOutputs, RootsLease,
+    Occupied, OutputLocks, RegisterError, RegisterOutputs, RegisterRestored, RootsLease,
 };
 use crate::services::Queues;
 
@@ -171,29 +171,74 @@ pub(crate) async fn add_text(queues: Queues, request: AddText) -> Result<Added, 
 
 /// Checks a derivation before it becomes valid, and finds its outputs.
 async fn check_derivation(queues: &Queues, text: NewText) -> Result<NewText, Error> {
-    let references: Vec<StorePath> = text.references.iter().cloned().collect();
-    let valid = queues
-        .read(move |database| query::valid_paths(database, references))
-        .await?;
     // Its inputs are about to be read, so they are looked up first, not only when it is registered.
-    if let Some(missing) = text.references.difference(&valid).next() {
-        return Err(Error::InvalidReference {
-            path: queues.layout.print(&text.path),
-            reference: queues.layout.print(missing),
-        });
-    }
+    require_references(queues, &text.path, &text.references).await?;
     queues
         .derivations
         .run(move |derivations| {
             let mut text = text;
             let derivation = derivations.check_new(&text.path, &text.contents)?;
-            text.derivation_outputs = derivation
-                .known_outputs()
-                .map(|(name, path)| (name.clone(), path.clone()))
-                .collect();
+            text.derivation_outputs = known_outputs_of(&derivation);
             Ok(text)
         })
         .await
+}
+
+async fn require_references(
+    queues: &Queues,
+    path: &StorePath,
+    references: &BTreeSet<StorePath>,
+) -> Result<(), Error> {
+    let wanted: Vec<StorePath> = references.iter().cloned().collect();
+    let valid = queues
+        .read(move |database| query::valid_paths(database, wanted))
+        .await?;
+    match references.difference(&valid).next() {
+        None => Ok(()),
+        Some(missing) => Err(Error::InvalidReference {
+            path: queues.layout.print(path),
+            reference: queues.layout.print(missing),
+        }),
+    }
+}
+
+fn known_outputs_of(derivation: &Derivation) -> Vec<(OutputName, StorePath)> {
+    derivation
+        .known_outputs()
+        .map(|(name, path)| (name.clone(), path.clone()))
+        .collect()
+}
+
+/// Registers what was restored from an archive.
+pub(crate) async fn register_restored(
+    queues: Queues,
+    request: RegisterRestored,
+) -> Result<(), Error> {
+    let mut request = request;
+    let mut known = RestoredFacts::default();
+    if request.restored.info.path.is_derivation() {
+        let info = &request.restored.info;
+        require_references(&queues, &info.path, &info.references).await?;
+        (request, known.derivation_outputs) = queues
+            .derivations
+            .run(move |derivations| {
+                let restored = &request.restored;
+                let derivation = derivations.check_staged(&restored.info.path, &restored.staged)?;
+                Ok::<_, Error>((request, known_outputs_of(&derivation)))
+            })
+            .await?;
+    }
+    if request.occupied == Occupied::Repaired {
+        let path = request.restored.info.path.clone();
+        let earlier = queues.read(move |database| query::path_info(database, &path));
+        known.earlier = earlier.await?.into_iter().collect();
+    }
+    let (reply, answer) = oneshot::channel();
+    queues
+        .ingest
+        .submit(move |ingest| ingest.add_restored(request, known, reply))
+        .await?;
+    answer.await.unwrap_or_else(|_| Err(lost()))
 }
 
 /// Adds a file or a tree.

@@ -15,7 +15,8 @@ use crate::messages::{
     QueryAllValidPaths, QueryClosure, QueryDerivation, QueryGoodPaths, QueryGraphs,
     QueryPathFromHashPart, QueryPathInfo, QueryRealisations, QueryReferrers, QueryValidDerivers,
     QueryValidPaths, RealisedOutputs, RegisterByContents, RegisterError, RegisterFloatingOutputs,
-    RegisterOutputs, RegisteredFloating, RootsLease, StopRegistry,
+    RegisterOutputs, RegisterRestored, RegisteredFloating, RestoreError, RestoreNar, RestoredPath,
+    RootsLease, StopRegistry,
 };
 use crate::services::{Pools, Queues};
 use crate::{Error, realise, roots, tasks, workers};
@@ -197,6 +198,27 @@ impl Handler<CompareOutputs> for StoreRegistry {
 
     fn handle(&mut self, request: CompareOutputs, _: &mut Context<Self>) -> Self::Result {
         self.run(|queues| tasks::compare_outputs(queues, request))
+    }
+}
+
+impl Handler<RestoreNar> for StoreRegistry {
+    type Result = Answer<RestoredPath, RestoreError>;
+
+    fn handle(&mut self, request: RestoreNar, _: &mut Context<Self>) -> Self::Result {
+        self.run(|queues| async move {
+            queues
+                .restore
+                .run(move |ingest| ingest.restore(request))
+                .await
+        })
+    }
+}
+
+impl Handler<RegisterRestored> for StoreRegistry {
+    type Result = Answer<()>;
+
+    fn handle(&mut self, request: RegisterRestored, _: &mut Context<Self>) -> Self::Result {
+        self.run(|queues| tasks::register_restored(queues, request))
     }
 }
 

@@ -17,7 +17,7 @@ use crate::layout::Layout;
 use crate::tree::Here;
 
 /// The modification time of everything in a store, in seconds since 1970.
-const MODIFIED: Timestamps = Timestamps {
+pub(super) const MODIFIED: Timestamps = Timestamps {
     last_access: Timespec {
         tv_sec: 0,
         tv_nsec: UTIME_OMIT,
@@ -74,7 +74,7 @@ impl Canonical {
     /// It is not the builder's, or the kernel refuses.
     pub(crate) fn enter(&self, dir: BorrowedFd<'_>, here: &Here<'_>) -> Result<(), Error> {
         self.check_owner(here)?;
-        strip_attributes(dir, here)?;
+        strip_attributes(dir, |errno| stripping(here, errno))?;
         self.take_over(dir, here)?;
         // What its owner may not search, neither may we when we are not root.
         if here.stat.st_mode & 0o700 == 0o700 {
@@ -121,7 +121,7 @@ impl Canonical {
             return Ok(());
         }
         let file = file.as_fd();
-        strip_attributes(file, here)?;
+        strip_attributes(file, |errno| stripping(here, errno))?;
         // First the owner, which also clears the bits that would lend it to others.
         self.take_over(file, here)?;
         let mode = if here.stat.st_mode & 0o100 == 0 {
@@ -223,16 +223,25 @@ impl Canonical {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct IsNew(Meeting);
 
+fn stripping(here: &Here<'_>, errno: Errno) -> Error {
+    here.failed("removing the attributes of", errno)
+}
+
 /// Removes access control lists and every other extended attribute.
-fn strip_attributes(file: BorrowedFd<'_>, here: &Here<'_>) -> Result<(), Error> {
-    let failed = |errno| here.failed("removing the attributes of", errno);
+///
+/// # Errors
+/// The kernel refuses.
+pub(super) fn strip_attributes(
+    file: BorrowedFd<'_>,
+    failed: impl Fn(Errno) -> Error,
+) -> Result<(), Error> {
     let n_bytes = match rustix::fs::flistxattr_query(file) {
         Ok(0) | Err(Errno::NOTSUP) => return Ok(()),
         Ok(n_bytes) => n_bytes,
         Err(errno) => return Err(failed(errno)),
     };
     let mut names = vec![0u8; n_bytes];
-    let n_bytes = rustix::fs::flistxattr(file, &mut names[..]).map_err(failed)?;
+    let n_bytes = rustix::fs::flistxattr(file, &mut names[..]).map_err(&failed)?;
     for name in names[..n_bytes].split(|byte| *byte == 0) {
         if name.is_empty() || SYSTEM_ATTRIBUTES.contains(&name) {
             continue;
