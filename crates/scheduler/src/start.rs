@@ -60,11 +60,9 @@ impl Services {
             .map_err(Error::StartSandbox)?;
         let substituter = substituter::start(
             &config.settings,
-            substituter::Surroundings {
-                store_dir: config.layout.store_dir.clone(),
-                cache_dir: config.cache_dir.clone(),
-                variables: &|name| variable(&config.host_environment, name),
-            },
+            config.layout.store_dir.clone(),
+            config.cache_dir.clone().unwrap_or_default(),
+            &|name| variable(&config.host_environment, name),
         )
         .map_err(Error::StartSubstituter)?;
         Ok(Self {
