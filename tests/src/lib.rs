@@ -24,6 +24,7 @@ pub mod fixtures;
 pub mod profile;
 
 pub mod invocation;
+pub mod pair;
 pub mod store;
 pub mod terminal;
 
@@ -41,6 +42,7 @@ pub mod snapshot;
 pub mod web;
 
 pub use invocation::{Finished, Invocation, Running};
+pub use pair::Pair;
 pub use profile::Profile;
 pub use store::TestStore;
 pub use terminal::Terminal;

@@ -333,7 +333,7 @@ fn add_standard_variables(derivation: &mut Derivation, goal: &GoalTable) {
         set("outputHashMode", mode_name(fixed.mode).into());
     }
     if let Some(floating) = &goal.floating {
-        set("__contentAddressed", "1".into());
+        // Nix leaves `__contentAddressed` out: the derivation's outputs say it.
         set("outputHashAlgo", floating.algorithm.as_str().into());
         set("outputHashMode", mode_name(floating.mode).into());
     }
