@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, chown};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use it::snapshot::Snapshot;
 use it::{Finished, Invocation, Pair, TestStore, damage, debris, processes};
+use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::Signal;
 
 /// A chain of three below the derivation that is asked for, each of which counts its builds, and a
@@ -348,10 +349,9 @@ fn nothing_is_made_of_a_corrupt_source() {
 #[test]
 fn what_is_repaired_is_not_linked_to_a_corrupt_file_again() {
     for pair in pairs() {
-        // One after the other: two that are made good at the same time may each keep their own file.
-        let expression = "let same = name: after:
-              mk name \"mkdir $out; echo same > $out/file\" { inherit after; };
-            one = same \"one\" \"\"; two = same \"two\" one;
+        // Both are made good at the same time.
+        let expression = "let same = name: mk name \"mkdir $out; echo same > $out/file\" { };
+            one = same \"one\"; two = same \"two\";
             in mk \"both\" \"mkdir $out; echo ${one} ${two} > $out/file\" { }";
         let drv = pair.instantiate(expression);
         let shared = |invocation: Invocation| invocation.option("auto-optimise-store", "true");
@@ -479,6 +479,38 @@ fn a_hashed_output_is_kept_where_its_contents_say() {
         refused
             .expect_status(1)
             .expect_error("cannot do a hash build of");
+        pair.assert_sound();
+    }
+}
+
+#[test]
+fn the_path_that_contents_have_is_never_waited_for_though_somebody_has_locked_it() {
+    for pair in pairs() {
+        let store = &pair.by_goalctl;
+        let fixed = |hash: &str| {
+            store.instantiate_one(&format!(
+                "mk \"fixed\" \"printf hello > $out\" {{ outputHashAlgo = \"sha256\"; \
+                 outputHash = {hash}; }}"
+            ))
+        };
+        let guess = fixed("builtins.hashString \"sha256\" \"other\"");
+        let output = store.output_of(&fixed("builtins.hashString \"sha256\" \"hello\""), "out");
+        let lock_file = store.real(&format!("{output}.lock"));
+        let lock = fs::File::create_new(&lock_file).expect("nobody has it");
+        let owner = store.profile().foreign_id();
+        chown(&lock_file, owner, owner).expect("root can give files away");
+        let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock).expect("nobody has it");
+        let hashed = store.goalctl(["build", "--hash", &guess]).run();
+        hashed
+            .expect_status(1)
+            .expect_error(&format!("'{output}' is locked"));
+        // The mismatch is told all the same, and what was made is not kept.
+        let mismatch = store.goalctl(["build", &guess]).run();
+        mismatch.expect_status(102).expect_error("hash mismatch");
+        assert!(!Snapshot::of(store).objects.contains_key(&output));
+        drop(lock);
+        fs::remove_file(&lock_file).expect("it is ours");
+        store.goalctl(["build", "--hash", &guess]).succeed();
         pair.assert_sound();
     }
 }

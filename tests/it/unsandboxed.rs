@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
 use it::snapshot::Snapshot;
-use it::{Invocation, Pair, TestStore, debris};
+use it::{Invocation, Machine, Pair, TestStore, debris};
 
 /// Two outputs that mention each other's and their own paths in files, in a link and in a name.
 const TWO: &str = "mk \"two\" ''mkdir $out $dev; echo $dev > $dev/self; echo x > $dev/header
@@ -110,5 +110,30 @@ fn a_builder_that_fails_leaves_nothing_in_the_store_that_it_worked_in() {
         let name = output.rsplit('/').next().expect("it is a path");
         let kept = dir.join("outputs").join(name);
         assert!(kept.symlink_metadata().is_ok(), "{said}");
+    }
+}
+
+#[test]
+fn nothing_is_built_without_a_sandbox_while_the_home_that_no_builder_has_exists() {
+    for pair in Pair::all() {
+        let drv = pair.script("homeless", "echo $HOME > $out");
+        let machine = Machine::default().directory("/homeless-shelter");
+        let run = |sandbox: &str| {
+            let nix = pair.by_nix.nix_store_on(&machine, ["--realise", &drv]);
+            let goalctl = pair.by_goalctl.goalctl_on(&machine, ["build", &drv]);
+            [nix, goalctl].map(|program| program.option("sandbox", sandbox).run())
+        };
+        for finished in run("false") {
+            finished.expect_status(1).expect_error(
+                "home directory '/homeless-shelter' exists; please remove it to assure purity of \
+                 builds without sandboxing",
+            );
+        }
+        pair.assert_sound();
+        // In a sandbox it is not there.
+        for finished in run("true") {
+            finished.expect_status(0);
+        }
+        pair.assert_same();
     }
 }
