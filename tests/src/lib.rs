@@ -24,6 +24,8 @@ pub mod fixtures;
 pub mod profile;
 
 pub mod invocation;
+pub mod machine;
+pub mod pair;
 pub mod store;
 pub mod terminal;
 
@@ -41,6 +43,8 @@ pub mod snapshot;
 pub mod web;
 
 pub use invocation::{Finished, Invocation, Running};
+pub use machine::Machine;
+pub use pair::Pair;
 pub use profile::Profile;
 pub use store::TestStore;
 pub use terminal::Terminal;

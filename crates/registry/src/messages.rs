@@ -13,7 +13,9 @@ use actix::Message;
 use store_model::derivation::IngestionMethod;
 use store_model::derivation::output_checks::OutputChecks;
 use store_model::derivation::reference_graphs::{GraphInfos, ReferenceGraphs};
-use store_model::{Derivation, DrvOutput, Hash, HashAlgorithm, OutputName, PathInfo, StorePath};
+use store_model::{
+    Derivation, DrvOutput, Hash, HashAlgorithm, OutputName, PathInfo, Realisation, StorePath,
+};
 
 pub use crate::ingest::RoundOutputs;
 use crate::ingest::Staged;
@@ -323,6 +325,15 @@ pub struct RealisedOutputs {
     pub ids: BTreeMap<OutputName, DrvOutput>,
     /// The paths of those that are realised.
     pub paths: BTreeMap<OutputName, StorePath>,
+}
+
+/// Asked by the command line, where the store was opened with the feature `ca-derivations`: all
+/// that is remembered of these outputs. Those that are not realised are not in the answer.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<BTreeMap<DrvOutput, Realisation>, Error>")]
+pub struct QueryRealisationInfos {
+    /// The outputs, by what was built.
+    pub outputs: BTreeSet<DrvOutput>,
 }
 
 /// Sent by goals that found outputs valid whose paths follow from their derivation, and nothing

@@ -70,7 +70,7 @@ pub(super) async fn build(
             &layout,
             &settings,
             planned,
-            arguments.json,
+            arguments.building.json,
             interrupts,
             output,
         )
@@ -129,18 +129,19 @@ fn nix_config(configuration: &Configuration, layout: &StoreLayout) -> String {
 
 /// Turns the flags of `build` into assignments, which win over every file.
 fn flags(arguments: &BuildArguments) -> Vec<Assignment> {
+    let building = &arguments.building;
     let values = [
-        ("max-jobs", &arguments.max_jobs),
-        ("cores", &arguments.cores),
-        ("timeout", &arguments.timeout),
-        ("max-silent-time", &arguments.max_silent_time),
-        ("sandbox-paths", &arguments.sandbox_paths),
-        ("extra-sandbox-paths", &arguments.extra_sandbox_paths),
+        ("max-jobs", &building.max_jobs),
+        ("cores", &building.cores),
+        ("timeout", &building.timeout),
+        ("max-silent-time", &building.max_silent_time),
+        ("sandbox-paths", &building.sandbox_paths),
+        ("extra-sandbox-paths", &building.extra_sandbox_paths),
     ];
     let switches = [
-        ("keep-going", arguments.keep_going),
-        ("keep-failed", arguments.keep_failed),
-        ("fallback", arguments.fallback),
+        ("keep-going", building.keep_going),
+        ("keep-failed", building.keep_failed),
+        ("fallback", building.fallback),
     ];
     let values = values
         .into_iter()
@@ -233,7 +234,7 @@ async fn group(
                 outputs,
                 settings,
             } => {
-                let instantiated = goals.instantiate(store, &settings.system).await?;
+                let instantiated = goals.instantiate(store, &settings).await?;
                 let wanted = instantiated
                     .into_iter()
                     .map(|(_, instantiated)| Wanted::Outputs {
@@ -363,12 +364,12 @@ impl Run<'_> {
     }
 
     fn renderer(&self) -> Renderer {
-        let audience = if self.arguments.json {
+        let audience = if self.arguments.building.json {
             Audience::Json
         } else {
             Audience::of_stderr(&self.session.environment)
         };
-        let logs = if audience == Audience::Human && !self.arguments.print_build_logs {
+        let logs = if audience == Audience::Human && !self.arguments.building.print_build_logs {
             BuildLogs::Hidden
         } else {
             BuildLogs::Printed
@@ -463,7 +464,7 @@ impl Run<'_> {
         output: &mut Output,
     ) -> Result<()> {
         let dir = &self.layout.store_dir;
-        if self.arguments.json {
+        if self.arguments.building.json {
             let results: Vec<Value> = outcomes
                 .iter()
                 .map(|(wanted, outcome)| {

@@ -4,7 +4,7 @@
 use store_model::Settings;
 use store_model::settings::{Assignment, Configuration, StoreLayout};
 
-use crate::args::{Command, ConfigAction, GlobalArguments, NarAction};
+use crate::args::{Command, ConfigAction, GlobalArguments, NarAction, RealisationAction};
 use crate::configure::{read_files, typed_options};
 use crate::environment::Environment;
 use crate::failure::Result;
@@ -28,6 +28,7 @@ mod out_link;
 mod path_info;
 mod plan;
 mod query;
+mod realisation;
 mod show;
 mod simulate;
 
@@ -127,6 +128,7 @@ pub(crate) async fn perform(
         | Command::Show(_)
         | Command::PathInfo(_)
         | Command::Query(_)
+        | Command::Realisation(_)
         | Command::Log(_) => {
             perform_on_store(session, command, interrupts, &mut output).await?;
         }
@@ -149,16 +151,19 @@ async fn perform_on_store(
         match command {
             Command::Add(arguments) => add::add(&store, session, &arguments, output).await,
             Command::Instantiate(arguments) => {
-                instantiate::instantiate(&store, &finder, &settings.system, &arguments, output)
-                    .await
+                instantiate::instantiate(&store, &finder, &settings, &arguments, output).await
             }
             Command::Show(arguments) => {
-                show::show(&store, &finder, &settings.system, &arguments, output).await
+                show::show(&store, &finder, &settings, &arguments, output).await
             }
             Command::PathInfo(arguments) => {
                 path_info::path_info(&store, &finder, &arguments, output).await
             }
             Command::Query(arguments) => query::query(&store, &finder, &arguments, output).await,
+            Command::Realisation(arguments) => {
+                let RealisationAction::Info(arguments) = &arguments.action;
+                realisation::info(&store, &finder, &settings, arguments, output).await
+            }
             Command::Log(arguments) => log::log(&store, &finder, &arguments, output).await,
             // `perform` sends no other command here.
             Command::Build(_)

@@ -1,11 +1,11 @@
 //! Answers what is valid, and makes things valid.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use actix::{Actor, Context, Handler, ResponseFuture};
 use store_model::derivation::reference_graphs::GraphInfos;
-use store_model::{Derivation, PathInfo, StorePath};
+use store_model::{Derivation, DrvOutput, PathInfo, Realisation, StorePath};
 use tokio::sync::oneshot;
 
 use crate::db::{Database, query};
@@ -13,10 +13,10 @@ use crate::messages::{
     AddIndirectRoot, AddPath, AddTempRoots, AddText, Added, AdoptRealisations, CompareOutputs,
     Compared, ContentAddressed, DiscardInvalidPaths, ForgetContents, NoteRealisations,
     QueryAllValidPaths, QueryClosure, QueryDerivation, QueryGoodPaths, QueryGraphs,
-    QueryPathFromHashPart, QueryPathInfo, QueryRealisations, QueryReferrers, QueryValidDerivers,
-    QueryValidPaths, RealisedOutputs, RegisterByContents, RegisterError, RegisterFloatingOutputs,
-    RegisterOutputs, RegisterRestored, RegisteredFloating, RestoreError, RestoreNar, RestoredPath,
-    RootsLease, StopRegistry,
+    QueryPathFromHashPart, QueryPathInfo, QueryRealisationInfos, QueryRealisations, QueryReferrers,
+    QueryValidDerivers, QueryValidPaths, RealisedOutputs, RegisterByContents, RegisterError,
+    RegisterFloatingOutputs, RegisterOutputs, RegisterRestored, RegisteredFloating, RestoreError,
+    RestoreNar, RestoredPath, RootsLease, StopRegistry,
 };
 use crate::services::{Pools, Queues};
 use crate::{Error, realise, roots, tasks, workers};
@@ -174,6 +174,14 @@ impl Handler<QueryRealisations> for StoreRegistry {
 
     fn handle(&mut self, question: QueryRealisations, _: &mut Context<Self>) -> Self::Result {
         self.run(|queues| realise::realised_outputs(queues, question.derivation))
+    }
+}
+
+impl Handler<QueryRealisationInfos> for StoreRegistry {
+    type Result = Answer<BTreeMap<DrvOutput, Realisation>>;
+
+    fn handle(&mut self, question: QueryRealisationInfos, _: &mut Context<Self>) -> Self::Result {
+        self.run(|queues| realise::realisation_infos(queues, question.outputs))
     }
 }
 
