@@ -29,6 +29,8 @@ pub mod pair;
 pub mod store;
 pub mod terminal;
 
+pub mod binary_cache;
+
 pub mod graph;
 pub mod hand_over;
 pub mod signals;
@@ -42,6 +44,7 @@ pub mod processes;
 pub mod snapshot;
 pub mod web;
 
+pub use binary_cache::BinaryCache;
 pub use invocation::{Finished, Invocation, Running};
 pub use machine::Machine;
 pub use pair::Pair;

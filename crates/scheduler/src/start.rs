@@ -78,10 +78,7 @@ impl Services {
 
     /// Returns whether goals of a request with these settings ask caches.
     pub(crate) fn substitution(&self, settings: &Settings) -> Substitution {
-        match (
-            self.has_caches && settings.substitute,
-            settings.fallback,
-        ) {
+        match (self.has_caches && settings.substitute, settings.fallback) {
             (false, _) => Substitution::Off,
             (true, false) => Substitution::Strict,
             (true, true) => Substitution::WithFallback,

@@ -7,8 +7,8 @@ use std::time::{Duration, SystemTime};
 use nix::sys::signal::Signal;
 use registry::QueryPathInfo;
 use scheduler::{
-    BuildMode, BuildReport, BuildRequest, Config, Event, EventKind, EventStream, GoalKey, Outcome, PathMode,
-    Scheduler, SchedulerHandle, Status, Wanted,
+    BuildMode, BuildReport, BuildRequest, Config, Event, EventKind, EventStream, GoalKey, Outcome,
+    PathMode, Scheduler, SchedulerHandle, Status, Wanted,
 };
 use serde_json::{Value, json};
 use store_model::settings::{Assignment, Configuration, StoreLayout};

@@ -35,7 +35,9 @@ pub(crate) fn event(event: &Event, path: Option<&StorePath>, store_dir: &StoreDi
             GoalKey::Derivation(_, mode) => {
                 json!({"request": request.to_string(), "mode": build_mode(*mode)})
             }
-            GoalKey::Path(_, PathMode::Ensure | PathMode::EnsureAgain) => json!({"request": request.to_string()}),
+            GoalKey::Path(_, PathMode::Ensure | PathMode::EnsureAgain) => {
+                json!({"request": request.to_string()})
+            }
             GoalKey::Path(_, PathMode::Repair) => {
                 json!({"request": request.to_string(), "mode": build_mode(BuildMode::Repair)})
             }

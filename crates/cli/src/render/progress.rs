@@ -170,7 +170,9 @@ impl Progress {
             room = room.saturating_sub(1);
         }
         // Builders matter more: at most half of what is left shows transfers.
-        let n_shown = transfers.len().min(room.saturating_sub(running.len()).max(room / 2));
+        let n_shown = transfers
+            .len()
+            .min(room.saturating_sub(running.len()).max(room / 2));
         for (goal, transfer) in transfers.iter().take(n_shown) {
             let name = style.strong(&name_of(goal.key.path()));
             lines.push(format!("  {name} {}", style.faint(&transfer.describe(now))));

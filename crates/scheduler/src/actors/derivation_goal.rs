@@ -28,8 +28,8 @@ use crate::goal::derivation::{BuilderEnding, Disk, Effect, Event, Facts, State};
 use crate::goal::recipe::Recipe;
 use crate::goal::{BuildMode, BuildTimes, GoalId, GoalKey, Outcome, PathMode, Status};
 use crate::messages::{
-    SlotGranted, CancelGoal, ForcePanic, GoalEnded, GoalNews, InputFinished, InputsAreCyclic, InputsRequired,
-    LeaveInputs, RequestSlot, RequireInputs, ServiceLost, SlotLease, WidenGoal,
+    CancelGoal, ForcePanic, GoalEnded, GoalNews, InputFinished, InputsAreCyclic, InputsRequired,
+    LeaveInputs, RequestSlot, RequireInputs, ServiceLost, SlotGranted, SlotLease, WidenGoal,
     WithdrawSlotRequest,
 };
 use crate::ports::{Ports, tell};

@@ -19,9 +19,9 @@ use crate::goal::derivation::{
 use crate::goal::substitution::Caches;
 use crate::goal::{BuildMode, GoalId, GoalKey, Outcome, RequestId, substitution};
 use crate::messages::{
-    SlotGranted, SlotReleased, CancelGoal, CancelRequests, ForcePanic, GoalEnded,
-    GoalNews, InputFinished, InputsAreCyclic, InputsRequired, LeaveInputs, PanickingActor, RequestSlot, RestGoal,
-    RequireInputs, ServiceLost, SlotLease, StopScheduler, SubmitGoals, Subscribe, WidenGoal,
+    CancelGoal, CancelRequests, ForcePanic, GoalEnded, GoalNews, InputFinished, InputsAreCyclic,
+    InputsRequired, LeaveInputs, PanickingActor, RequestSlot, RequireInputs, RestGoal, ServiceLost,
+    SlotGranted, SlotLease, SlotReleased, StopScheduler, SubmitGoals, Subscribe, WidenGoal,
     WithdrawSlotRequest,
 };
 use crate::ports::{Ports, Upward};

@@ -332,7 +332,9 @@ impl SubstitutionGoal {
 
     fn report_bad_offer(&self, offer_idx: usize) {
         if let Some(offer) = self.offers.get(offer_idx).cloned() {
-            self.ports.report_bad_offer.do_send(ReportBadOffer { offer });
+            self.ports
+                .report_bad_offer
+                .do_send(ReportBadOffer { offer });
         }
     }
 
@@ -391,7 +393,10 @@ type Answer = Result<(Event, RootsLease), String>;
 async fn query_validity(ports: Arc<Ports>, question: RootedQuestion) -> Answer {
     let roots = question.keep(&ports).await?;
     let paths = vec![question.path.clone()];
-    let valid = ports.query_valid_paths.send(QueryValidPaths { paths }).await;
+    let valid = ports
+        .query_valid_paths
+        .send(QueryValidPaths { paths })
+        .await;
     let is_valid = answered(valid)?.contains(&question.path);
     Ok((Event::ValidityQueried { is_valid }, roots))
 }

@@ -337,7 +337,9 @@ impl<'a> World<'a> {
             }
             Effect::ExamineClosure(_) => self.examine_closure(id, idx),
             Effect::RequireRepairs(broken) => self.require_repairs(id, broken)?,
-            Effect::RequireSubstitutes(names, turn) => self.require_substitutes(id, idx, &names, turn)?,
+            Effect::RequireSubstitutes(names, turn) => {
+                self.require_substitutes(id, idx, &names, turn)?
+            }
             // Every derivation of these worlds is in the store.
             Effect::RequireDerivation => {}
             Effect::RequireInputs => {
@@ -524,7 +526,10 @@ impl<'a> World<'a> {
                 Directive::Grant(grant) => self.tell(grant.goal, Event::SlotGranted(grant.slot)),
                 Directive::Cancel(goal) => self.tell(goal, Event::Cancelled),
                 Directive::BreakRing { goal, ring } => {
-                    return Err(Violation(format!("goal {goal} is in a ring of {}", ring.len())));
+                    return Err(Violation(format!(
+                        "goal {goal} is in a ring of {}",
+                        ring.len()
+                    )));
                 }
                 Directive::Reply { request, outcomes } => self.reply(request, outcomes.len())?,
                 Directive::Forget(_) => {}

@@ -10,11 +10,11 @@ use store_model::wanted_outputs::WantedOutputs;
 use super::endings::{cancelled, dependency_failed, failure, quote_log, while_setting_up};
 use super::repair::{closure_examined, examine_closure, repairs_changed};
 use super::resolution::{adopted, require_resolved, resolved_finished, resolved_required};
-use super::substitutes::{ask_again, seek_substitutes, substitutes_changed};
 use super::rounds::{
     build_succeeded, diff_hook_ended, not_checkable, not_hashable, output_found, outputs_compared,
     outputs_registered, start_build,
 };
+use super::substitutes::{ask_again, seek_substitutes, substitutes_changed};
 use super::{
     AfterFailure, AfterInputs, Attempt, BuilderEnding, Disk, Effect, Event, Facts, InputEnding,
     InputFailures, Interest, KeepFailed, LocalBuilds, Made, Phase, PostBuildHook, State, Turn,
@@ -288,9 +288,11 @@ impl Phase {
                 };
                 live(recipe, phase, vec![])
             }
-            Self::RequiringSubstitutes(sought) => {
-                live(recipe, Self::RequiringSubstitutes(sought.widen(more)), vec![])
-            }
+            Self::RequiringSubstitutes(sought) => live(
+                recipe,
+                Self::RequiringSubstitutes(sought.widen(more)),
+                vec![],
+            ),
             Self::AwaitingSubstitutes {
                 sought,
                 n_pending,

@@ -152,7 +152,10 @@ fn a_path_that_is_only_ensured_is_not_read() {
 #[test]
 fn a_path_that_a_cache_has_is_fetched_and_registered() {
     let rest = [Event::Restored, Event::Registered];
-    insta::assert_snapshot!(transcript(&facts(), up_to_fetching().into_iter().chain(rest)));
+    insta::assert_snapshot!(transcript(
+        &facts(),
+        up_to_fetching().into_iter().chain(rest)
+    ));
 }
 
 #[test]

@@ -1,8 +1,6 @@
 //! The transition table: one arm for each arrow of the diagrams in the parent module.
 
-use super::{
-    Archive, Caches, Candidate, Effect, Event, Facts, Need, Obtaining, References, State,
-};
+use super::{Archive, Caches, Candidate, Effect, Event, Facts, Need, Obtaining, References, State};
 use crate::events::WaitReason;
 use crate::goal::derivation::{AfterFailure, InputFailures};
 use crate::goal::{Outcome, PathMode, Status};
@@ -141,9 +139,7 @@ impl Obtaining {
                 self.permit = Some(slot);
                 self.await_slot(vec![])
             }
-            (Archive::AwaitingSlot, Event::SlotGranted(slot))
-                if slot.kind() == SlotKind::Fetch =>
-            {
+            (Archive::AwaitingSlot, Event::SlotGranted(slot)) if slot.kind() == SlotKind::Fetch => {
                 self.archive = Archive::Locking(slot);
                 live(self, vec![Effect::TryLock])
             }
@@ -261,7 +257,12 @@ impl Obtaining {
 
     fn references_valid(mut self) -> Step {
         self.references = References::Valid;
-        let mut effects: Vec<Effect> = self.permit.take().map(Effect::ReleaseSlot).into_iter().collect();
+        let mut effects: Vec<Effect> = self
+            .permit
+            .take()
+            .map(Effect::ReleaseSlot)
+            .into_iter()
+            .collect();
         match self.archive {
             Archive::Untouched => self.await_slot(effects),
             Archive::AwaitingPermit => {

@@ -45,7 +45,9 @@ impl World<'_> {
             asked == Some(Turn::Again)
         });
         if asked_before && turn == Turn::Again {
-            return Err(Violation(format!("goal {idx} asks the caches a third time")));
+            return Err(Violation(format!(
+                "goal {idx} asks the caches a third time"
+            )));
         }
         let n_pending = names.len();
         let ended = Vec::new();
