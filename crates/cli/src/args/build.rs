@@ -8,7 +8,7 @@ use super::OptionArguments;
 use crate::exit_status;
 
 /// How builders are run, whatever they are run for.
-#[derive(Debug, PartialEq, Eq, Args)]
+#[derive(Debug, Default, PartialEq, Eq, Args)]
 #[expect(
     clippy::struct_excessive_bools,
     reason = "each is one independent switch of the command line"
@@ -96,8 +96,51 @@ pub(crate) enum Subject {
     /// They are to be realised.
     #[default]
     Realised,
+    /// They are paths, to be valid by whatever means but building.
+    Ensured,
     /// They are paths, to be repaired by whatever made them.
     Repaired,
+}
+
+/// `ensure`.
+#[derive(Debug, Args)]
+pub(crate) struct EnsureArguments {
+    /// Paths; of a derivation, the file itself
+    #[arg(required = true, value_name = "PATH")]
+    pub(crate) paths: Vec<String>,
+    /// Go on with other paths after a failure
+    #[arg(short, long)]
+    pub(crate) keep_going: bool,
+    /// Print what would be fetched, and fetch nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Print events and the report as JSON lines on standard output, and no paths
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Options of the configuration.
+    #[command(flatten)]
+    pub(crate) options: OptionArguments,
+}
+
+impl From<EnsureArguments> for BuildArguments {
+    fn from(arguments: EnsureArguments) -> Self {
+        Self {
+            wanted: arguments.paths,
+            check: false,
+            repair: false,
+            hash: false,
+            rounds: None,
+            out_link: None,
+            dry_run: arguments.dry_run,
+            building: BuilderArguments {
+                keep_going: arguments.keep_going,
+                json: arguments.json,
+                options: arguments.options,
+                ..BuilderArguments::default()
+            },
+            subject: Subject::Ensured,
+        }
+    }
 }
 
 /// `repair`.

@@ -15,7 +15,7 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 
 use crate::exit_status;
 
-pub(crate) use self::build::{BuildArguments, BuilderArguments, RepairArguments, Subject};
+pub(crate) use self::build::{BuildArguments, BuilderArguments, EnsureArguments, RepairArguments, Subject};
 pub(crate) use self::config::{ConfigAction, ConfigArguments};
 pub(crate) use self::nar::{NarAction, NarArguments};
 pub(crate) use self::query::{
@@ -51,7 +51,7 @@ pub(crate) struct Arguments {
 ///
 /// They stand at the top and in every command that has settings, and are no global flag: of those
 /// clap forgets what stood before the command if anything stands after it.
-#[derive(Debug, PartialEq, Eq, Args)]
+#[derive(Debug, Default, PartialEq, Eq, Args)]
 pub(crate) struct OptionArguments {
     /// Set an option of nix.conf, over every file
     #[arg(
@@ -70,6 +70,7 @@ impl Arguments {
     pub(crate) fn typed_options(&self) -> Vec<String> {
         let after = match &self.command {
             Command::Build(arguments) => Some(&arguments.building.options),
+            Command::Ensure(arguments) => Some(&arguments.options),
             Command::Repair(arguments) => Some(&arguments.building.options),
             Command::Add(arguments) => Some(&arguments.options),
             Command::Instantiate(arguments) => Some(&arguments.options),
@@ -109,6 +110,8 @@ pub(crate) struct GlobalArguments {
 pub(crate) enum Command {
     /// Build derivations, and print the paths of their outputs
     Build(BuildArguments),
+    /// Make paths valid by fetching them from caches, and print them
+    Ensure(EnsureArguments),
     /// Build again what is corrupt or missing of paths, and of everything below them
     Repair(RepairArguments),
     /// Copy files or directories into the store, and print their paths

@@ -13,6 +13,7 @@ use scheduler::{
 use serde_json::{Value, json};
 use store_model::settings::{Assignment, Configuration, StoreLayout};
 use store_model::wanted_outputs::WantedOutputs;
+use substituter::StopSubstituter;
 use store_model::{ContentAddress, Settings, StorePath};
 
 use super::{Session, out_link, plan};
@@ -66,15 +67,7 @@ pub(super) async fn build(
     let settings = Arc::new(session.with_typed(files.clone(), &flags)?.finish()?);
     let planned = plan_words(session, arguments, &layout, &files, &flags)?;
     if arguments.dry_run {
-        return dry_run(
-            &layout,
-            &settings,
-            planned,
-            arguments.building.json,
-            interrupts,
-            output,
-        )
-        .await;
+        return dry_run(session, arguments, &settings, planned, interrupts, output).await;
     }
     let scheduler = Scheduler::start(Config {
         layout: layout.clone(),
@@ -175,10 +168,23 @@ fn plan_words(
     flags: &[Assignment],
 ) -> Result<Vec<Planned>> {
     let finder = session.finder(layout);
-    if arguments.subject == Subject::Repaired {
-        let paths = arguments.wanted.iter().map(|word| finder.store_path(word));
-        return paths.map(|path| Ok(Planned::Repaired(path?))).collect();
-    }
+    let planned: fn(StorePath) -> Planned = match arguments.subject {
+        Subject::Realised => return plan_wanted(session, arguments, &finder, files, flags),
+        Subject::Ensured => |path| Planned::Wanted(Wanted::Path(path, PathMode::Ensure)),
+        Subject::Repaired => Planned::Repaired,
+    };
+    let paths = arguments.wanted.iter().map(|word| finder.store_path(word));
+    paths.map(|path| Ok(planned(path?))).collect()
+}
+
+/// The same for words of many kinds.
+fn plan_wanted(
+    session: &Session,
+    arguments: &BuildArguments,
+    finder: &Finder<'_>,
+    files: &Configuration,
+    flags: &[Assignment],
+) -> Result<Vec<Planned>> {
     let plan_word = |word: &String| match finder.target(word)? {
         Target::Outputs { drv_path, outputs } => Ok(Planned::Wanted(Wanted::Outputs {
             drv_path,
@@ -254,23 +260,26 @@ async fn group(
 }
 
 async fn dry_run(
-    layout: &StoreLayout,
+    session: &Session,
+    arguments: &BuildArguments,
     settings: &Arc<Settings>,
     planned: Vec<Planned>,
-    json: bool,
     interrupts: &mut Interrupts,
     output: &mut Output,
 ) -> Result<()> {
-    let store = Store::open(layout, settings)?;
+    let store = Store::open(&session.layout()?, settings)?;
+    let caches = session.substituter(store.dir().clone(), settings)?;
     let work = async {
         let groups = group(&store, planned, BuildMode::Normal, settings).await?;
         let wanted: Vec<Wanted> = groups.into_iter().flat_map(|group| group.wanted).collect();
-        plan::plan(&store, &wanted)
+        plan::plan(&store, &caches, settings, &wanted)
             .await?
-            .print(&store, json, output)?;
+            .print(&store, arguments.building.json, output)?;
         output.flush()
     };
     let done = interrupts.unless(work).await;
+    // What is gone needs no stopping.
+    let _gone = caches.send(StopSubstituter).await;
     store.close().await;
     done
 }
@@ -475,7 +484,7 @@ impl Run<'_> {
                 .collect();
             let line = json!({"event": "report", "results": results});
             renderer.json(&line, output)?;
-        } else if self.arguments.subject == Subject::Realised {
+        } else if self.arguments.subject != Subject::Repaired {
             for path in outcomes
                 .iter()
                 .flat_map(|(_, outcome)| outcome.outputs.values())

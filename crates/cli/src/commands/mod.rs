@@ -1,13 +1,15 @@
 //! What each command does. A command takes its arguments and a [`Session`], and returns how it
 //! ended; only `main` ends the process.
 
-use store_model::Settings;
+use actix::Addr;
+use store_model::{Settings, StoreDir};
 use store_model::settings::{Assignment, Configuration, StoreLayout};
+use substituter::Substituter;
 
 use crate::args::{Command, ConfigAction, GlobalArguments, NarAction, RealisationAction};
 use crate::configure::{read_files, typed_options};
 use crate::environment::Environment;
-use crate::failure::Result;
+use crate::failure::{Failure, Result};
 use crate::interrupt::Interrupts;
 use crate::locate::{SystemStore, locate};
 use crate::machine;
@@ -84,6 +86,13 @@ impl Session {
         Ok(configuration.finish()?)
     }
 
+    /// Starts what asks caches, for a command without a scheduler.
+    fn substituter(&self, store_dir: StoreDir, settings: &Settings) -> Result<Addr<Substituter>> {
+        let variables = |name: &str| self.environment.text(name);
+        let cache_dir = self.environment.cache_dir().unwrap_or_default();
+        substituter::start(settings, store_dir, cache_dir, &variables).map_err(Failure::new)
+    }
+
     /// Returns a finder for words of the command line.
     fn finder<'a>(&'a self, layout: &'a StoreLayout) -> Finder<'a> {
         Finder {
@@ -105,6 +114,10 @@ pub(crate) async fn perform(
     let mut output = Output::new();
     match command {
         Command::Build(arguments) => {
+            return build::build(session, &arguments, interrupts, &mut output).await;
+        }
+        Command::Ensure(arguments) => {
+            let arguments = arguments.into();
             return build::build(session, &arguments, interrupts, &mut output).await;
         }
         Command::Repair(arguments) => {
@@ -167,6 +180,7 @@ async fn perform_on_store(
             Command::Log(arguments) => log::log(&store, &finder, &arguments, output).await,
             // `perform` sends no other command here.
             Command::Build(_)
+            | Command::Ensure(_)
             | Command::Repair(_)
             | Command::Nar(_)
             | Command::Config(_)
