@@ -16,6 +16,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::error::chain;
 use crate::messages::{FetchProgressed, Freshness};
+use crate::narinfo_cache::{FileKey, NarInfoCache, Remembered, UnixTime};
 use crate::transfer::unwrap_archive;
 use crate::transport::{self, Cause, OpenRequest, Transport, TransportError};
 use crate::trust::{Signatures, Trust};
@@ -30,6 +31,10 @@ pub(crate) struct Client {
     /// Whether this cache's paths need a signature.
     pub(crate) signatures: Signatures,
     pub(crate) answer_timeout: Option<Duration>,
+    /// Where its answers are remembered; `None` for a cache that is quicker than that.
+    pub(crate) memory: Option<NarInfoCache>,
+    /// Tells the time by which answers grow old.
+    pub(crate) clock: fn() -> UnixTime,
     /// One permit for each question at once.
     pub(crate) questions: Arc<Semaphore>,
     /// One permit for each download at once. Not those of the questions: a download can wait for its
@@ -44,6 +49,8 @@ pub(crate) struct Client {
 /// What was heard about a path.
 #[derive(Debug)]
 pub(crate) enum Heard {
+    /// It was remembered that the cache has it, or does not.
+    Remembered(Option<Arc<NarInfo>>),
     /// The cache has it and is to be believed.
     Offered(Arc<NarInfo>),
     /// The cache does not have it.
@@ -69,6 +76,8 @@ pub(crate) enum Heard {
 /// What was heard of the cache itself.
 #[derive(Debug)]
 pub(crate) enum InfoHeard {
+    /// It was remembered that it can be asked.
+    Remembered(CacheInfo),
     /// It can be asked.
     Usable(CacheInfo),
     /// It is no cache for this store, because of this.
@@ -99,16 +108,33 @@ enum SmallFile {
     },
 }
 
+/// What a cache says of itself.
+const INFO_FILE: &str = "nix-cache-info";
+
+/// Returns the name of the file that describes a path.
+fn narinfo_file(path: &StorePath) -> String {
+    format!("{}.narinfo", path.hash_part())
+}
+
 impl Client {
     /// Asks the cache what it is.
-    pub(crate) async fn ask_info(&self) -> InfoHeard {
-        match self.read_small("nix-cache-info").await {
-            SmallFile::Contents(text) => match CacheInfo::parse(&text) {
-                Ok(info) => self.check_info(info),
-                Err(error) => InfoHeard::Unusable(error.to_string()),
+    pub(crate) async fn ask_info(&self, freshness: Freshness) -> InfoHeard {
+        if freshness == Freshness::Remembered
+            && let Some(Remembered::Contents(text)) = self.recall(INFO_FILE).await
+            && let Ok(info) = self.check_info(text.as_bytes())
+        {
+            return InfoHeard::Remembered(info);
+        }
+        match self.read_small(INFO_FILE).await {
+            SmallFile::Contents(text) => match self.check_info(&text) {
+                Ok(info) => {
+                    self.note(INFO_FILE, Some(&text));
+                    InfoHeard::Usable(info)
+                }
+                Err(reason) => InfoHeard::Unusable(reason),
             },
             SmallFile::Absent => {
-                InfoHeard::Unusable("it has no 'nix-cache-info', so it is no cache".to_owned())
+                InfoHeard::Unusable(format!("it has no '{INFO_FILE}', so it is no cache"))
             }
             SmallFile::Broken(reason) => InfoHeard::Unusable(reason),
             SmallFile::Stalled { asked_at } => InfoHeard::Stalled { asked_at },
@@ -122,29 +148,43 @@ impl Client {
         }
     }
 
-    fn check_info(&self, info: CacheInfo) -> InfoHeard {
+    /// Reads what a cache says of itself; the error says why it is no cache for this store.
+    fn check_info(&self, text: &[u8]) -> Result<CacheInfo, String> {
+        let info = CacheInfo::parse(text).map_err(|error| error.to_string())?;
         match &info.store_dir {
-            Some(store_dir) if *store_dir != self.trust.store_dir => InfoHeard::Unusable(format!(
+            Some(store_dir) if *store_dir != self.trust.store_dir => Err(format!(
                 "its paths are for '{store_dir}', not for '{}'",
                 self.trust.store_dir
             )),
-            _ => InfoHeard::Usable(info),
+            _ => Ok(info),
         }
     }
 
     /// Asks for a path.
     pub(crate) async fn ask_path(&self, path: &StorePath, freshness: Freshness) -> Heard {
+        let file = narinfo_file(path);
+        if freshness == Freshness::Remembered
+            && let Some(remembered) = self.recall_path(path, &file).await
+        {
+            return Heard::Remembered(remembered);
+        }
         // The semaphore is never closed.
         let _permit = self.questions.acquire().await;
         if self.is_left_alone.load(Ordering::Relaxed) {
             return Heard::LeftAlone;
         }
-        match self
-            .read_small(&format!("{}.narinfo", path.hash_part()))
-            .await
-        {
-            SmallFile::Contents(text) => self.judge(path, &text),
-            SmallFile::Absent => Heard::Absent,
+        match self.read_small(&file).await {
+            SmallFile::Contents(text) => {
+                let heard = self.judge(path, &text);
+                if matches!(heard, Heard::Offered(_)) {
+                    self.note(&file, Some(&text));
+                }
+                heard
+            }
+            SmallFile::Absent => {
+                self.note(&file, None);
+                Heard::Absent
+            }
             SmallFile::Broken(reason) => Heard::Broken(reason),
             SmallFile::Stalled { asked_at } => Heard::Stalled { asked_at },
             SmallFile::NoAnswer {
@@ -166,6 +206,57 @@ impl Client {
         match self.trust.judge(path, &narinfo, self.signatures) {
             Ok(()) => Heard::Offered(Arc::new(narinfo)),
             Err(refusal) => Heard::Refused(refusal.to_string()),
+        }
+    }
+
+    /// Returns what is remembered about `path`, if that is still worth anything.
+    async fn recall_path(&self, path: &StorePath, file: &str) -> Option<Option<Arc<NarInfo>>> {
+        match self.recall(file).await? {
+            Remembered::Absent => Some(None),
+            // Keys may have been taken back since it was noted.
+            Remembered::Contents(text) => match self.judge(path, text.as_bytes()) {
+                Heard::Offered(narinfo) => Some(Some(narinfo)),
+                Heard::Remembered(_)
+                | Heard::Absent
+                | Heard::Refused(_)
+                | Heard::Broken(_)
+                | Heard::Stalled { .. }
+                | Heard::NoAnswer { .. }
+                | Heard::LeftAlone => None,
+            },
+        }
+    }
+
+    async fn recall(&self, file: &str) -> Option<Remembered> {
+        let memory = self.memory.as_ref()?;
+        memory.recall(self.key(file), (self.clock)()).await
+    }
+
+    /// Remembers what the cache has as `file`; `None` if it does not have it.
+    fn note(&self, file: &str, contents: Option<&[u8]>) {
+        let Some(memory) = &self.memory else {
+            return;
+        };
+        let remembered = match contents.map(std::str::from_utf8) {
+            Some(Ok(text)) => Remembered::Contents(text.to_owned()),
+            None => Remembered::Absent,
+            // What has been understood is text.
+            Some(Err(_)) => return,
+        };
+        memory.note(self.key(file), remembered, (self.clock)());
+    }
+
+    /// Forgets what the cache said about `path`.
+    pub(crate) fn forget(&self, path: &StorePath) {
+        if let Some(memory) = &self.memory {
+            memory.forget(self.key(&narinfo_file(path)));
+        }
+    }
+
+    fn key(&self, file: &str) -> FileKey {
+        FileKey {
+            cache: Arc::clone(&self.name),
+            file: file.to_owned(),
         }
     }
 

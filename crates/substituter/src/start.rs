@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use actix::{Actor as _, Addr};
 use store_model::{PublicKey, PublicKeys, Settings, StoreDir};
@@ -12,8 +13,9 @@ use tokio::time::Instant;
 
 use crate::Error;
 use crate::actors::{BinaryCache, Cache, Substituter};
-use crate::address::CacheAddress;
+use crate::address::{CacheAddress, Place};
 use crate::client::Client;
+use crate::narinfo_cache::{Lifetimes, NarInfoCache, UnixTime};
 use crate::runtime::Engine;
 use crate::transport;
 use crate::trust::{Signatures, Trust};
@@ -42,8 +44,17 @@ pub fn start(
     if addresses.is_empty() {
         return Ok(Substituter::new(Vec::new(), None, None).start());
     }
-    let engine = Engine::start()?;
+    let mut engine = Engine::start()?;
     let started_at = Instant::now();
+    let is_remote = |address: &CacheAddress| matches!(address.place, Place::Server(_));
+    let memory = if addresses.iter().any(is_remote) {
+        let lifetimes = Lifetimes::from_settings(settings);
+        let (memory, thread) = NarInfoCache::start(cache_dir, lifetimes, unix_time())?;
+        engine.keep(thread);
+        Some(memory)
+    } else {
+        None
+    };
     let mut caches = Vec::new();
     for address in addresses {
         let name = Arc::clone(&address.name);
@@ -65,6 +76,9 @@ pub fn start(
             trust: Arc::clone(&trust),
             signatures,
             answer_timeout: settings.cache_answer_timeout,
+            // A directory is asked as quickly as the memory, as with Nix.
+            memory: memory.clone().filter(|_| is_remote(&address)),
+            clock: unix_time,
             questions: permits(settings.http_connections),
             transfers: permits(settings.http_connections),
             is_left_alone: AtomicBool::new(false),
@@ -77,6 +91,17 @@ pub fn start(
         });
     }
     Ok(Substituter::new(caches, settings.cache_answer_timeout, Some(engine)).start())
+}
+
+/// Returns the time by which answers of earlier runs grow old.
+fn unix_time() -> UnixTime {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "answers outlive the process, and so any clock but the machine's"
+    )]
+    let now = SystemTime::now();
+    now.duration_since(UNIX_EPOCH)
+        .map_or(0, |age| i64::try_from(age.as_secs()).unwrap_or(i64::MAX))
 }
 
 /// Returns as many permits as there may be connections; 0 means any number.

@@ -167,22 +167,22 @@ impl BinaryCache {
         match (self.breaker.allows(self.now()), &mut self.info) {
             (_, Info::Unusable) | (Leave::Skip, _) => self.answer(&question, Word::None),
             (Leave::Probe, _) => {
-                self.ask_info(ctx);
+                self.ask_info(Freshness::Fresh, ctx);
                 self.answer(&question, Word::None);
             }
             (Leave::Ask, Info::Asked(waiting)) => waiting.push(question),
             (Leave::Ask, Info::Unknown) => {
                 self.info = Info::Asked(vec![question]);
-                self.ask_info(ctx);
+                self.ask_info(Freshness::Remembered, ctx);
             }
             (Leave::Ask, Info::Known(_)) => self.ask(question, Turn::First, ctx),
         }
     }
 
-    fn ask_info(&self, ctx: &Context<Self>) {
+    fn ask_info(&self, freshness: Freshness, ctx: &Context<Self>) {
         let (client, cache) = (Arc::clone(&self.client), ctx.address());
         self.runtime.spawn(async move {
-            cache.do_send(InfoAnswered(client.ask_info().await));
+            cache.do_send(InfoAnswered(client.ask_info(freshness).await));
         });
     }
 
@@ -288,6 +288,7 @@ impl Handler<InfoAnswered> for BinaryCache {
         };
         let was_asked = matches!(self.info, Info::Asked(_));
         match heard {
+            InfoHeard::Remembered(info) => self.info = Info::Known(info),
             InfoHeard::Usable(info) => {
                 self.breaker.probe_succeeded(self.now());
                 self.client.is_left_alone.store(false, Ordering::Relaxed);
@@ -327,6 +328,8 @@ impl Handler<PathAnswered> for BinaryCache {
             heard,
         } = answered;
         let word = match heard {
+            Heard::Remembered(Some(narinfo)) => Word::Offer(narinfo),
+            Heard::Remembered(None) | Heard::LeftAlone => Word::None,
             Heard::Offered(narinfo) => {
                 self.breaker.succeeded(self.now());
                 Word::Offer(narinfo)
@@ -361,7 +364,6 @@ impl Handler<PathAnswered> for BinaryCache {
                 self.fail(Failure::NoAnswer { retry_after }, &reason);
                 Word::None
             }
-            Heard::LeftAlone => Word::None,
         };
         self.answer(&question, word);
     }
@@ -425,7 +427,8 @@ impl Handler<OpenFailed> for BinaryCache {
 
     fn handle(&mut self, failed: OpenFailed, _: &mut Context<Self>) {
         match failed.failure {
-            OpenFailure::Missing => tracing::debug!("no archive of '{}'", failed.path),
+            // The archive was deleted since the answer was noted.
+            OpenFailure::Missing => self.client.forget(&failed.path),
             OpenFailure::NoAnswer {
                 reason,
                 retry_after,
@@ -445,6 +448,7 @@ impl Handler<CountBadOffer> for BinaryCache {
             self.client.name,
             bad.path
         );
+        self.client.forget(&bad.path);
         self.fail(
             Failure::BadOffer,
             "too much of what it offers is not what it says",
