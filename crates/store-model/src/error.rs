@@ -75,6 +75,22 @@ pub enum Error {
         /// What is wrong, and where.
         reason: String,
     },
+    /// Going on would take a part of one path's description for another's, or a part for the whole.
+    #[error("malformed {file}: {reason}")]
+    NarInfo {
+        /// The kind of file: `narinfo` or `nix-cache-info`.
+        file: &'static str,
+        /// The rule that it breaks, and where.
+        reason: String,
+    },
+    /// Going on would ask a server, or read a file, that the cache has nothing to do with.
+    #[error("'{text}' is not an address below a cache: {reason}")]
+    RelativeUrl {
+        /// The text as it was given, shortened for display.
+        text: String,
+        /// The rule that it breaks.
+        reason: &'static str,
+    },
     /// Going on would sign, or trust, with a key that nobody meant.
     #[error("malformed key '{name}': {reason}")]
     Key {

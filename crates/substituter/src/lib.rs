@@ -8,6 +8,7 @@
 
 pub mod error;
 pub mod messages;
+mod transport;
 
 pub use error::Error;
 pub use messages::*;

@@ -5,6 +5,10 @@
 
 use crate::{Hash, PathInfo};
 
+mod relative_url;
+
+pub use relative_url::RelativeUrl;
+
 /// What a cache says of a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NarInfo {

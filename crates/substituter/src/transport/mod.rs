@@ -1,0 +1,82 @@
+//! How the bytes of a cache come: as small files wholly, as large ones in a stream.
+//!
+//! A transport knows neither narinfo nor signatures. Whoever has one asks it from the substituter's
+//! own runtime, never from an actor's thread.
+
+use std::fmt;
+use std::io::Read;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use store_model::narinfo::RelativeUrl;
+use tokio::sync::oneshot;
+
+/// Where the bytes of one cache come from.
+pub(crate) trait Transport: Send + Sync + fmt::Debug {
+    /// Reads a small file wholly; `None` if the cache has no such file.
+    ///
+    /// # Errors
+    /// [`TransportError::NoAnswer`] or [`TransportError::Broken`]; the latter also if the file has
+    /// more than `max_bytes`.
+    fn read_small<'a>(
+        &'a self,
+        file: &'a RelativeUrl,
+        max_bytes: usize,
+    ) -> BoxFuture<'a, Result<Option<Bytes>, TransportError>>;
+
+    /// Opens a large file. The answer comes when the first bytes can be expected, so that a file that
+    /// is not there is told here and not by the reader.
+    ///
+    /// # Errors
+    /// Any [`TransportError`].
+    fn open<'a>(
+        &'a self,
+        file: &'a RelativeUrl,
+        request: OpenRequest,
+    ) -> BoxFuture<'a, Result<Box<dyn Read + Send>, TransportError>>;
+}
+
+/// How a large file is to be read.
+#[derive(Debug)]
+pub(crate) struct OpenRequest {
+    /// How many bytes the file is said to have: a hint of whoever wrote the narinfo.
+    pub(crate) expected_bytes: Option<u64>,
+    /// Closed when nobody wants the file any more. The reader blocks its thread while it waits for
+    /// bytes, and then ends with an error at once, also in the midst of waiting.
+    pub(crate) ended: oneshot::Receiver<()>,
+}
+
+/// What an error of a transport says of its cause.
+pub(crate) type Cause = Box<dyn std::error::Error + Send + Sync>;
+
+/// Why bytes did not come. `address` is for messages: it has neither name, password nor parameters.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TransportError {
+    /// Going on would wait for a file that the cache does not have (404, 410, 403). It says nothing
+    /// against the cache.
+    #[error("'{address}' is not there")]
+    Missing {
+        /// The file.
+        address: String,
+    },
+    /// Going on would wait for somebody who does not answer: timed out, refused, 5xx, 429. Another
+    /// attempt may go better.
+    #[error("no answer from '{address}'")]
+    NoAnswer {
+        /// The file.
+        address: String,
+        /// How long to leave the cache alone, if it said so (`Retry-After`).
+        retry_after: Option<Duration>,
+        /// What happened.
+        source: Cause,
+    },
+    /// Going on would take something else for the file. Another attempt would not go better.
+    #[error("cannot read '{address}'")]
+    Broken {
+        /// The file.
+        address: String,
+        /// What happened.
+        source: Cause,
+    },
+}
