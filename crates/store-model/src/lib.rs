@@ -5,11 +5,12 @@
 //!
 //! Reading order: [`base32`], [`hash`], [`store_path`], [`store_dir`], [`content_address`],
 //! [`derivation`], [`wanted_outputs`], [`nar`], [`ref_scan`], [`hash_rewrite`], [`path_info`],
-//! [`closure`], [`signature`], [`realisation`], [`settings`]; [`netrc`], [`proxy`] and
-//! [`certificates`] are for those who speak to servers.
+//! [`closure`], [`signature`], [`realisation`], [`settings`]; [`percent`], [`netrc`],
+//! [`proxy`], [`certificates`] and [`backoff`] are for those who speak to servers.
 
 #![forbid(unsafe_code)]
 
+pub mod backoff;
 pub mod base32;
 pub mod certificates;
 pub mod closure;
@@ -24,6 +25,7 @@ pub mod narinfo;
 pub mod netrc;
 pub mod path_info;
 pub mod path_info_json;
+pub mod percent;
 pub mod proxy;
 pub mod realisation;
 pub mod ref_scan;
