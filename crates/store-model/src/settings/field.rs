@@ -24,6 +24,8 @@ pub(super) enum Field {
     Id(Lens<u32>),
     /// Seconds; 0 for no limit.
     Seconds(Lens<Option<Duration>>),
+    /// Seconds that something is remembered; 0 for not at all.
+    Lifetime(Lens<Duration>),
     /// Bytes; 0 for no limit.
     Bytes(Lens<Option<u64>>),
     Text(Lens<String>),
@@ -78,6 +80,9 @@ impl Field {
                     .map_err(|_| "the number is too large".to_owned())?;
             }
             Self::Seconds(lens) => *lens(settings) = parse_limit_seconds(text)?,
+            Self::Lifetime(lens) => {
+                *lens(settings) = parse_limit_seconds(text)?.unwrap_or_default()
+            }
             Self::Bytes(lens) => *lens(settings) = Some(parse_count(text)?).filter(|n| *n > 0),
             Self::Text(lens) => text.clone_into(lens(settings)),
             Self::Path(lens) => *lens(settings) = parse_absolute_path(text)?,
@@ -123,6 +128,7 @@ impl Field {
             Self::Count(lens) | Self::AutoCount(lens) => lens(settings).to_string(),
             Self::Id(lens) => lens(settings).to_string(),
             Self::Seconds(lens) => print_limit_seconds(*lens(settings)),
+            Self::Lifetime(lens) => lens(settings).as_secs().to_string(),
             Self::Bytes(lens) => lens(settings).unwrap_or(0).to_string(),
             Self::Text(lens) => lens(settings).clone(),
             Self::Path(lens) => lens(settings).display().to_string(),
@@ -146,6 +152,7 @@ impl Field {
             | Self::AutoCount(_)
             | Self::Id(_)
             | Self::Seconds(_)
+            | Self::Lifetime(_)
             | Self::Bytes(_) => json!(printed.parse::<u64>().unwrap_or(u64::MAX)),
             Self::Words(_) | Self::Sequence(_) | Self::Paths(_) | Self::SandboxPaths(_) => {
                 json!(self.print_words(settings))
@@ -171,6 +178,7 @@ impl Field {
             | Self::AutoCount(_)
             | Self::Id(_)
             | Self::Seconds(_)
+            | Self::Lifetime(_)
             | Self::Bytes(_)
             | Self::Text(_)
             | Self::Path(_)

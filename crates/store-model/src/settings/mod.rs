@@ -169,6 +169,32 @@ pub struct Settings {
     pub ssl_cert_file: Option<PathBuf>,
     /// Whether caches may be asked (`substitute`).
     pub substitute: bool,
+    /// Whether derivations that forbid it are taken from caches too (`always-allow-substitutes`).
+    pub always_allow_substitutes: bool,
+    /// The caches, as addresses or absolute paths (`substituters`).
+    pub substituters: Vec<String>,
+    /// Further caches that clients who are not trusted may choose (`trusted-substituters`).
+    pub trusted_substituters: BTreeSet<String>,
+    /// Keys whose signatures make a cache's word good, `name:base64` (`trusted-public-keys`).
+    pub trusted_public_keys: Vec<String>,
+    /// Whether only signed paths are taken from caches, or paths whose names follow from their
+    /// contents (`require-sigs`).
+    pub require_sigs: bool,
+    /// Questions to one cache at once, and as many downloads besides (`http-connections`); 0 means
+    /// any number.
+    pub http_connections: usize,
+    /// Whether HTTP/2 may be spoken (`http2`).
+    pub http2: bool,
+    /// What is said of goalctl to a server, after its name (`user-agent-suffix`).
+    pub user_agent_suffix: String,
+    /// How long a cache may take for an answer while others wait for it (`cache-answer-timeout`).
+    pub cache_answer_timeout: Option<Duration>,
+    /// How long it is remembered that a cache has a path (`narinfo-cache-positive-ttl`).
+    pub narinfo_cache_positive_ttl: Duration,
+    /// How long it is remembered that a cache does not have one (`narinfo-cache-negative-ttl`).
+    pub narinfo_cache_negative_ttl: Duration,
+    /// How long it is remembered what a cache says of itself (`narinfo-cache-meta-ttl`).
+    pub narinfo_cache_meta_ttl: Duration,
     /// How many times more each derivation is built, to be compared (`repeat`).
     pub repeat: usize,
     /// Whether outputs that then differ are a failure (`enforce-determinism`).
@@ -243,6 +269,20 @@ impl Default for Settings {
             netrc_file: PathBuf::from("/etc/nix/netrc"),
             ssl_cert_file: None,
             substitute: true,
+            always_allow_substitutes: false,
+            substituters: vec!["https://cache.nixos.org/".to_owned()],
+            trusted_substituters: BTreeSet::new(),
+            trusted_public_keys: vec![
+                "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=".to_owned(),
+            ],
+            require_sigs: true,
+            http_connections: 25,
+            http2: true,
+            user_agent_suffix: String::new(),
+            cache_answer_timeout: Some(Duration::from_secs(5)),
+            narinfo_cache_positive_ttl: Duration::from_hours(30 * 24),
+            narinfo_cache_negative_ttl: Duration::from_hours(1),
+            narinfo_cache_meta_ttl: Duration::from_hours(7 * 24),
             repeat: 0,
             enforce_determinism: true,
             print_repeated_builds: true,

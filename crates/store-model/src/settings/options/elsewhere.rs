@@ -16,7 +16,11 @@ const ATTRIBUTES: &str =
 const WRITING: &str = "it concerns how files are written, not what";
 const DARWIN: &str = "it concerns Darwin";
 const MACHINES: &str = "it concerns other machines, and goalctl builds on this one only";
-const DOWNLOADS: &str = "it concerns binary caches, and goalctl builds from source only";
+const CACHE_LISTS: &str = "caches are named by 'substituters'";
+const SSH_CACHES: &str = "caches are asked over http, https or files, not over ssh";
+const BUFFERS: &str = "what is downloaded is read in pieces of a fixed size";
+const SIGNATURES: &str = "'require-sigs' says whether a path must be signed";
+const CERTIFICATES: &str = "certificates are always verified";
 const TRANSFERS: &str = "'builtin:fetchurl' downloads as fast as the server sends, over HTTP/1.1, and waits between \
      attempts as long as Nix 2.8 does";
 const COLLECTOR: &str = "it concerns the garbage collector, which never runs by itself";
@@ -39,11 +43,10 @@ pub(super) const OPTIONS: &[SettingOption] = &[
     without_effect("allow-unsafe-native-code-during-evaluation", &[], EVALUATOR),
     without_effect("allowed-uris", &[], EVALUATOR),
     without_effect("allowed-users", &[], CLIENTS),
-    without_effect("always-allow-substitutes", &[], DOWNLOADS),
     without_effect("bash-prompt", &[], NIX_PROGRAM),
     without_effect("bash-prompt-prefix", &[], NIX_PROGRAM),
     without_effect("bash-prompt-suffix", &[], NIX_PROGRAM),
-    without_effect("binary-caches-files", &[], DOWNLOADS),
+    without_effect("binary-caches-files", &[], CACHE_LISTS),
     without_effect("build-cache-failure", &[], FAILURES),
     without_effect("build-hook", &[], MACHINES),
     without_effect("build-hook-kill-timeout", &[], MACHINES),
@@ -57,7 +60,7 @@ pub(super) const OPTIONS: &[SettingOption] = &[
     without_effect("darwin-log-sandbox-violations", &[], DARWIN),
     without_effect("debugger-on-trace", &[], EVALUATOR),
     without_effect("debugger-on-warn", &[], EVALUATOR),
-    without_effect("download-buffer-size", &[], DOWNLOADS),
+    without_effect("download-buffer-size", &[], BUFFERS),
     without_effect("download-speed", &[], TRANSFERS),
     without_effect("enable-import-native", &[], EVALUATOR),
     without_effect("eval-attrset-update-layer-rhs-threshold", &[], EVALUATOR),
@@ -72,15 +75,9 @@ pub(super) const OPTIONS: &[SettingOption] = &[
     without_effect("filetransfer-retry-max-delay", &[], TRANSFERS),
     without_effect("filter-syscalls", &[], NO_NEW_RIGHTS),
     without_effect("flake-registry", &[], EVALUATOR),
-    without_effect("force-manifest", &[], DOWNLOADS),
+    without_effect("force-manifest", &[], CACHE_LISTS),
     without_effect("gc-check-reachability", &[], COLLECTOR),
     without_effect("gc-reserved-space", &[], COLLECTOR),
-    without_effect(
-        "http-connections",
-        &["binary-caches-parallel-connections"],
-        DOWNLOADS,
-    ),
-    without_effect("http2", &[], TRANSFERS),
     without_effect("http3", &[], TRANSFERS),
     without_effect("ignore-try", &[], EVALUATOR),
     without_effect("ignored-acls", &[], ATTRIBUTES),
@@ -97,9 +94,6 @@ pub(super) const OPTIONS: &[SettingOption] = &[
     without_effect("min-free", &[], COLLECTOR),
     without_effect("min-free-check-interval", &[], COLLECTOR),
     without_effect("nar-buffer-size", &[], WRITING),
-    without_effect("narinfo-cache-meta-ttl", &[], DOWNLOADS),
-    without_effect("narinfo-cache-negative-ttl", &[], DOWNLOADS),
-    without_effect("narinfo-cache-positive-ttl", &[], DOWNLOADS),
     without_effect("nix-path", &[], EVALUATOR),
     without_effect("nix-shell-always-looks-for-shell-nix", &[], NIX_PROGRAM),
     without_effect(
@@ -112,40 +106,27 @@ pub(super) const OPTIONS: &[SettingOption] = &[
     without_effect("print-missing", &[], PRINTING),
     without_effect("pure-eval", &[], EVALUATOR),
     without_effect("require-drop-supplementary-groups", &[], NO_NEW_RIGHTS),
-    without_effect("require-sigs", &[], DOWNLOADS),
     without_effect("restrict-eval", &[], EVALUATOR),
     without_effect("sandbox-fallback", &[], SANDBOX_ALWAYS),
     without_effect("show-trace", &[], PRINTING),
-    without_effect("signed-binary-caches", &[], DOWNLOADS),
+    without_effect("signed-binary-caches", &[], SIGNATURES),
     without_effect("ssh-auth-keys", &[], MACHINES),
-    without_effect("ssh-substituter-hosts", &[], DOWNLOADS),
-    without_effect("substituters", &["binary-caches"], DOWNLOADS),
+    without_effect("ssh-substituter-hosts", &[], SSH_CACHES),
     without_effect("sync-before-registering", &[], SYNCED),
     without_effect("tarball-ttl", &[], EVALUATOR),
     without_effect("trace-function-calls", &[], EVALUATOR),
     without_effect("trace-import-from-derivation", &[], EVALUATOR),
     without_effect("trace-verbose", &[], EVALUATOR),
     without_effect("trust-tarballs-from-git-forges", &[], EVALUATOR),
-    without_effect(
-        "trusted-public-keys",
-        &["binary-cache-public-keys"],
-        DOWNLOADS,
-    ),
-    without_effect(
-        "trusted-substituters",
-        &["trusted-binary-caches"],
-        DOWNLOADS,
-    ),
     without_effect("trusted-users", &[], CLIENTS),
     without_effect("upgrade-nix-store-path-url", &[], NIX_PROGRAM),
     without_effect("use-case-hack", &[], DARWIN),
     without_effect("use-cgroups", &[], CONTROL_GROUPS),
     without_effect("use-registries", &[], EVALUATOR),
     without_effect("use-sqlite-wal", &[], WRITE_AHEAD),
-    without_effect("use-ssh-substituter", &[], DOWNLOADS),
+    without_effect("use-ssh-substituter", &[], SSH_CACHES),
     without_effect("use-xdg-base-directories", &[], PRINTING),
-    without_effect("user-agent-suffix", &[], DOWNLOADS),
-    without_effect("verify-https-binary-caches", &[], DOWNLOADS),
+    without_effect("verify-https-binary-caches", &[], CERTIFICATES),
     without_effect("warn-dirty", &[], EVALUATOR),
     without_effect("warn-large-path-threshold", &[], WRITING),
     without_effect("warn-short-path-literals", &[], EVALUATOR),

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use super::field::{Field, Mode};
 
 mod building;
+mod caches;
 mod elsewhere;
 
 /// One option.
@@ -63,7 +64,10 @@ pub fn all() -> impl Iterator<Item = &'static SettingOption> {
 }
 
 fn table() -> impl Iterator<Item = &'static SettingOption> {
-    building::OPTIONS.iter().chain(elsewhere::OPTIONS)
+    building::OPTIONS
+        .iter()
+        .chain(caches::OPTIONS)
+        .chain(elsewhere::OPTIONS)
 }
 
 /// Finds an option by any of its names, and whether that name adds to its value.
