@@ -266,10 +266,7 @@ mod tests {
     fn a_time_to_come_back_is_read_in_seconds_or_by_the_servers_clock() {
         let date = "Sun, 06 Nov 1994 08:49:37 GMT";
         assert_eq!(seconds_of_date(date), Some(784_111_777));
-        assert_eq!(
-            seconds_of_date("Thu, 01 Jan 1970 00:00:00 GMT"),
-            Some(0)
-        );
+        assert_eq!(seconds_of_date("Thu, 01 Jan 1970 00:00:00 GMT"), Some(0));
         assert_eq!(
             seconds_of_date("Thu, 29 Feb 2024 23:59:59 GMT"),
             Some(1_709_251_199)

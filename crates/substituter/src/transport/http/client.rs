@@ -170,7 +170,10 @@ mod tests {
     fn servers_are_told_our_name_and_what_the_user_adds() {
         let name = |suffix| user_agent(suffix).map(|name| name.to_str().map(str::to_owned).ok());
         let plain = name("").ok().flatten().unwrap_or_default();
-        assert!(plain.starts_with("goalctl/") && !plain.ends_with(' '), "{plain}");
+        assert!(
+            plain.starts_with("goalctl/") && !plain.ends_with(' '),
+            "{plain}"
+        );
         let named = name("ci 7").ok().flatten().unwrap_or_default();
         assert!(named.ends_with(" ci 7"), "{named}");
         assert!(name("a\nb").is_err());

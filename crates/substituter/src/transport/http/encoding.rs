@@ -46,7 +46,9 @@ pub(super) fn undo(encoding: &str, body: &[u8], max_bytes: usize) -> Result<Byte
 
 fn read(decoder: impl Read, max_bytes: usize) -> Result<Bytes, HttpError> {
     let mut decoded = Vec::new();
-    let limit = u64::try_from(max_bytes).unwrap_or(u64::MAX).saturating_add(1);
+    let limit = u64::try_from(max_bytes)
+        .unwrap_or(u64::MAX)
+        .saturating_add(1);
     let mut decoder = decoder.take(limit);
     decoder
         .read_to_end(&mut decoded)
@@ -68,7 +70,8 @@ mod tests {
         let mut encoded = Vec::new();
         match encoding {
             "gzip" => {
-                let mut encoder = flate2::write::GzEncoder::new(&mut encoded, flate2::Compression::fast());
+                let mut encoder =
+                    flate2::write::GzEncoder::new(&mut encoded, flate2::Compression::fast());
                 encoder.write_all(text).unwrap();
                 encoder.finish().unwrap();
             }
@@ -105,7 +108,10 @@ mod tests {
             assert!(matches!(refused, Err(HttpError::TooLong { max_bytes: 5 })));
             let bomb = encode(encoding, &vec![0; 1 << 24]);
             let refused = undo(encoding, &bomb, 1000);
-            assert!(matches!(refused, Err(HttpError::TooLong { .. })), "{encoding}");
+            assert!(
+                matches!(refused, Err(HttpError::TooLong { .. })),
+                "{encoding}"
+            );
         }
     }
 
@@ -115,11 +121,17 @@ mod tests {
             let encoded = encode(encoding, &b"a log ".repeat(100));
             for damaged in [&encoded[..encoded.len() / 2], b"<html>sorry</html>"] {
                 let refused = undo(encoding, damaged, 1000);
-                assert!(matches!(refused, Err(HttpError::Undecodable(_))), "{encoding}");
+                assert!(
+                    matches!(refused, Err(HttpError::Undecodable(_))),
+                    "{encoding}"
+                );
             }
         }
         for other in ["compress", "gzip, br", "rot13"] {
-            assert!(matches!(undo(other, b"", 1), Err(HttpError::Encoded { .. })));
+            assert!(matches!(
+                undo(other, b"", 1),
+                Err(HttpError::Encoded { .. })
+            ));
         }
     }
 }

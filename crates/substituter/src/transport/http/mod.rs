@@ -102,10 +102,7 @@ impl Web {
     ///
     /// # Errors
     /// A setting cannot be used.
-    pub(crate) fn new(
-        provisions: Provisions,
-        requests: Arc<Semaphore>,
-    ) -> Result<Self, HttpError> {
+    pub(crate) fn new(provisions: Provisions, requests: Arc<Semaphore>) -> Result<Self, HttpError> {
         let (client, has_roots) = client::set_up(&provisions)?;
         Ok(Self {
             client,
@@ -169,7 +166,8 @@ impl Transport for HttpTransport {
                 let url = self.origin.file(file)?;
                 small::read(&self.web, &self.origin, &url, max_bytes).await
             };
-            read.await.map_err(|error| error.at(self.origin.shown(file)))
+            read.await
+                .map_err(|error| error.at(self.origin.shown(file)))
         })
     }
 

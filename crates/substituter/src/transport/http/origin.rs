@@ -116,7 +116,13 @@ mod tests {
         assert_eq!(cache.file(&narinfo).unwrap().as_str(), url);
         assert_eq!(cache.shown(&narinfo), url);
         let nar = file("nar/y.nar?token=secret");
-        assert!(cache.file(&nar).unwrap().as_str().ends_with("?token=secret"));
+        assert!(
+            cache
+                .file(&nar)
+                .unwrap()
+                .as_str()
+                .ends_with("?token=secret")
+        );
         assert!(!cache.shown(&nar).contains("secret"));
         assert!(!format!("{cache:?}").contains("own"));
         assert!(!format!("{:?}", cache.login).contains("own"));

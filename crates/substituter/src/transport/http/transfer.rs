@@ -39,10 +39,7 @@ pub(super) struct Source {
 ///
 /// # Errors
 /// The server does not give the file, also not when it is asked again.
-pub(super) async fn open(
-    source: Source,
-    ended: oneshot::Receiver<()>,
-) -> Result<Body, HttpError> {
+pub(super) async fn open(source: Source, ended: oneshot::Receiver<()>) -> Result<Body, HttpError> {
     let (pieces, received) = mpsc::channel(N_PIECES);
     let (opened, head) = oneshot::channel();
     let shown = source.shown.clone();
@@ -158,7 +155,8 @@ impl Transfer {
             };
             // Only the server's time counts, not the reader's.
             pace.received(begun.elapsed(), chunk.len())?;
-            let n_passed_over = usize::try_from(n_known).map_or(chunk.len(), |n| n.min(chunk.len()));
+            let n_passed_over =
+                usize::try_from(n_known).map_or(chunk.len(), |n| n.min(chunk.len()));
             chunk.advance(n_passed_over);
             n_known -= n_passed_over as u64;
             self.attempts.progressed(chunk.len());

@@ -9,9 +9,7 @@
 //! ```
 
 use reqwest::StatusCode;
-use reqwest::header::{
-    CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderMap, HeaderName, LAST_MODIFIED,
-};
+use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderMap, HeaderName, LAST_MODIFIED};
 
 use super::HttpError;
 
@@ -195,10 +193,7 @@ mod tests {
         assert_eq!(judge(&tagged, 200, &longer), changed);
         assert_eq!(judge(&tagged, 200, &bare), changed);
         assert_eq!(judge(&bare, 200, &bare), changed);
-        for (tag, range) in [
-            ("\"b\"", "bytes 5-9/10"),
-            ("\"a\"", "bytes 5-10/11"),
-        ] {
+        for (tag, range) in [("\"b\"", "bytes 5-9/10"), ("\"a\"", "bytes 5-10/11")] {
             let answer = [(ETAG, tag), (CONTENT_RANGE, range)];
             assert_eq!(judge(&tagged, 206, &answer), changed, "{tag} {range}");
         }
