@@ -3,6 +3,8 @@
 //! A transport knows neither narinfo nor signatures. Whoever has one asks it from the substituter's
 //! own runtime, never from an actor's thread.
 
+pub(crate) mod http;
+
 use std::fmt;
 use std::io::{self, Read};
 use std::time::Duration;
