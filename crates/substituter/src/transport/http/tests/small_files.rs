@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
-use super::server::{BlackHole, Server, Step, answer, head};
 use super::*;
+use crate::testing::server::{BlackHole, Server, Step, answer, head};
 
 #[test]
 fn a_connection_serves_many_files_also_those_that_are_not_there() {
