@@ -22,7 +22,7 @@ use std::io::Write;
 use serde::{Deserialize, Serialize};
 
 pub use self::error::Error;
-pub use self::fetchurl::{Provisions, ProxyVariables};
+pub use self::fetchurl::Provisions;
 
 use self::attributes::Attributes;
 

@@ -4,21 +4,14 @@
 use std::fs::File;
 use std::io::Read as _;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
-use builtins::{Provisions, ProxyVariables, Request};
-use store_model::{Derivation, Settings};
+use builtins::{Provisions, Request};
+use store_model::{Derivation, ProxyVariables, Settings};
 
 use crate::environment::{Circumstances, HostEnvironment, builtin_attributes};
 use crate::{Error, wire};
-
-/// Where distributions keep the certificates of those who vouch for servers.
-const CERTIFICATES: [&str; 3] = [
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/nix/var/nix/profiles/default/etc/ssl/certs/ca-bundle.crt",
-];
 
 /// All certificates of a distribution take a fifth of a megabyte.
 const MAX_FILE_LEN: u64 = 16 << 20;
@@ -80,16 +73,9 @@ fn provisions(
 
 /// Reads the certificates that the user names, or those of the distribution.
 fn certificates(settings: &Settings, environment: &HostEnvironment) -> Vec<u8> {
-    let named = settings.ssl_cert_file.clone().or_else(|| {
-        let names = ["NIX_SSL_CERT_FILE", "SSL_CERT_FILE"].into_iter();
-        let mut files = names.filter_map(|name| variable(environment, name));
-        files.find(|file| !file.is_empty()).map(PathBuf::from)
-    });
-    let content = if let Some(file) = named {
-        read(&file)
-    } else {
-        CERTIFICATES.iter().find_map(|file| read(Path::new(file)))
-    };
+    let setting = settings.ssl_cert_file.as_deref();
+    let files = store_model::certificates::files(setting, |name| variable(environment, name));
+    let content = files.iter().find_map(|file| read(file));
     // What cannot be read vouches for nobody; the builder says that there are none.
     content.unwrap_or_default()
 }

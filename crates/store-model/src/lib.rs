@@ -5,11 +5,14 @@
 //!
 //! Reading order: [`base32`], [`hash`], [`store_path`], [`store_dir`], [`content_address`],
 //! [`derivation`], [`wanted_outputs`], [`nar`], [`ref_scan`], [`hash_rewrite`], [`path_info`],
-//! [`closure`], [`signature`], [`realisation`], [`settings`].
+//! [`closure`], [`signature`], [`realisation`], [`settings`]; [`percent`], [`netrc`],
+//! [`proxy`], [`certificates`] and [`backoff`] are for those who speak to servers.
 
 #![forbid(unsafe_code)]
 
+pub mod backoff;
 pub mod base32;
+pub mod certificates;
 pub mod closure;
 pub mod content_address;
 pub mod derivation;
@@ -19,8 +22,11 @@ pub mod hash_rewrite;
 mod json_text;
 pub mod nar;
 pub mod narinfo;
+pub mod netrc;
 pub mod path_info;
 pub mod path_info_json;
+pub mod percent;
+pub mod proxy;
 pub mod realisation;
 pub mod ref_scan;
 pub mod settings;
@@ -36,6 +42,7 @@ pub use derivation::{
 pub use error::Error;
 pub use hash::{Hash, HashAlgorithm, NarHash};
 pub use path_info::PathInfo;
+pub use proxy::ProxyVariables;
 pub use realisation::{DrvOutput, Realisation};
 pub use settings::Settings;
 pub use signature::{PublicKey, PublicKeys, SecretKey};

@@ -3,6 +3,7 @@
 //! It runs on the substituter's own threads and knows no actor; what it hears goes back to the
 //! cache's actor, which decides.
 
+use std::fmt;
 use std::io::{self, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,13 +13,29 @@ use actix::Recipient;
 use store_model::StorePath;
 use store_model::narinfo::{CacheInfo, MAX_FILE_BYTES, NarInfo, RelativeUrl};
 use tokio::sync::{Semaphore, oneshot};
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use crate::error::chain;
 use crate::messages::{FetchProgressed, Freshness};
+use crate::narinfo_cache::{FileKey, NarInfoCache, Remembered, UnixTime};
 use crate::transfer::unwrap_archive;
 use crate::transport::{self, Cause, OpenRequest, Transport, TransportError};
 use crate::trust::{Signatures, Trust};
+
+/// The machine's clocks, or a test's.
+#[derive(Clone)]
+pub(crate) struct Clocks {
+    /// How much time has passed since the substituter started; no clock that can be set.
+    pub(crate) passed: Arc<dyn Fn() -> Duration + Send + Sync>,
+    /// By which answers of earlier runs grow old.
+    pub(crate) unix: Arc<dyn Fn() -> UnixTime + Send + Sync>,
+}
+
+impl fmt::Debug for Clocks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Clocks")
+    }
+}
 
 /// What is needed to ask one cache.
 #[derive(Debug)]
@@ -30,6 +47,10 @@ pub(crate) struct Client {
     /// Whether this cache's paths need a signature.
     pub(crate) signatures: Signatures,
     pub(crate) answer_timeout: Option<Duration>,
+    /// Where its answers are remembered; `None` for a cache that is quicker than that.
+    pub(crate) memory: Option<NarInfoCache>,
+    /// Tells the time.
+    pub(crate) clocks: Clocks,
     /// One permit for each question at once.
     pub(crate) questions: Arc<Semaphore>,
     /// One permit for each download at once. Not those of the questions: a download can wait for its
@@ -37,13 +58,24 @@ pub(crate) struct Client {
     pub(crate) transfers: Arc<Semaphore>,
     /// Set while the cache is left alone, so that questions that still queue for a permit end.
     pub(crate) is_left_alone: AtomicBool,
-    /// The beginning of all times that are told.
-    pub(crate) started_at: Instant,
+}
+
+/// A question without an answer.
+#[derive(Debug)]
+pub(crate) struct NoAnswer {
+    /// When it was asked.
+    pub(crate) asked_at: Duration,
+    /// What happened, to be told.
+    pub(crate) reason: String,
+    /// How long the cache wants to be left alone, if it said so.
+    pub(crate) retry_after: Option<Duration>,
 }
 
 /// What was heard about a path.
 #[derive(Debug)]
 pub(crate) enum Heard {
+    /// It was remembered that the cache has it, or does not.
+    Remembered(Option<Arc<NarInfo>>),
     /// The cache has it and is to be believed.
     Offered(Arc<NarInfo>),
     /// The cache does not have it.
@@ -52,16 +84,8 @@ pub(crate) enum Heard {
     Refused(String),
     /// The cache said something that makes no sense.
     Broken(String),
-    /// Nothing came in time.
-    Stalled {
-        /// When it was asked.
-        asked_at: Duration,
-    },
-    /// The cache cannot be reached, or cannot answer.
-    NoAnswer {
-        reason: String,
-        retry_after: Option<Duration>,
-    },
+    /// The cache cannot be reached, or does not answer.
+    NoAnswer(NoAnswer),
     /// It was not asked any more.
     LeftAlone,
 }
@@ -69,20 +93,14 @@ pub(crate) enum Heard {
 /// What was heard of the cache itself.
 #[derive(Debug)]
 pub(crate) enum InfoHeard {
+    /// It was remembered that it can be asked.
+    Remembered(CacheInfo),
     /// It can be asked.
     Usable(CacheInfo),
     /// It is no cache for this store, because of this.
     Unusable(String),
-    /// Nothing came in time.
-    Stalled {
-        /// When it was asked.
-        asked_at: Duration,
-    },
-    /// The cache cannot be reached, or cannot answer.
-    NoAnswer {
-        reason: String,
-        retry_after: Option<Duration>,
-    },
+    /// The cache cannot be reached, or does not answer.
+    NoAnswer(NoAnswer),
 }
 
 /// What came of reading a small file.
@@ -90,70 +108,86 @@ enum SmallFile {
     Contents(bytes::Bytes),
     Absent,
     Broken(String),
-    Stalled {
-        asked_at: Duration,
-    },
-    NoAnswer {
-        reason: String,
-        retry_after: Option<Duration>,
-    },
+    NoAnswer(NoAnswer),
+}
+
+/// What a cache says of itself.
+const INFO_FILE: &str = "nix-cache-info";
+
+/// Returns the name of the file that describes a path.
+fn narinfo_file(path: &StorePath) -> String {
+    format!("{}.narinfo", path.hash_part())
 }
 
 impl Client {
+    /// Returns how much time has passed since the substituter started.
+    pub(crate) fn now(&self) -> Duration {
+        (self.clocks.passed)()
+    }
+
     /// Asks the cache what it is.
-    pub(crate) async fn ask_info(&self) -> InfoHeard {
-        match self.read_small("nix-cache-info").await {
-            SmallFile::Contents(text) => match CacheInfo::parse(&text) {
-                Ok(info) => self.check_info(info),
-                Err(error) => InfoHeard::Unusable(error.to_string()),
+    pub(crate) async fn ask_info(&self, freshness: Freshness) -> InfoHeard {
+        if freshness == Freshness::Remembered
+            && let Some(Remembered::Contents(text)) = self.recall(INFO_FILE).await
+            && let Ok(info) = self.check_info(text.as_bytes())
+        {
+            return InfoHeard::Remembered(info);
+        }
+        match self.read_small(INFO_FILE).await {
+            SmallFile::Contents(text) => match self.check_info(&text) {
+                Ok(info) => {
+                    self.note(INFO_FILE, Some(&text));
+                    InfoHeard::Usable(info)
+                }
+                Err(reason) => InfoHeard::Unusable(reason),
             },
             SmallFile::Absent => {
-                InfoHeard::Unusable("it has no 'nix-cache-info', so it is no cache".to_owned())
+                InfoHeard::Unusable(format!("it has no '{INFO_FILE}', so it is no cache"))
             }
             SmallFile::Broken(reason) => InfoHeard::Unusable(reason),
-            SmallFile::Stalled { asked_at } => InfoHeard::Stalled { asked_at },
-            SmallFile::NoAnswer {
-                reason,
-                retry_after,
-            } => InfoHeard::NoAnswer {
-                reason,
-                retry_after,
-            },
+            SmallFile::NoAnswer(why) => InfoHeard::NoAnswer(why),
         }
     }
 
-    fn check_info(&self, info: CacheInfo) -> InfoHeard {
+    /// Reads what a cache says of itself; the error says why it is no cache for this store.
+    fn check_info(&self, text: &[u8]) -> Result<CacheInfo, String> {
+        let info = CacheInfo::parse(text).map_err(|error| error.to_string())?;
         match &info.store_dir {
-            Some(store_dir) if *store_dir != self.trust.store_dir => InfoHeard::Unusable(format!(
+            Some(store_dir) if *store_dir != self.trust.store_dir => Err(format!(
                 "its paths are for '{store_dir}', not for '{}'",
                 self.trust.store_dir
             )),
-            _ => InfoHeard::Usable(info),
+            _ => Ok(info),
         }
     }
 
     /// Asks for a path.
     pub(crate) async fn ask_path(&self, path: &StorePath, freshness: Freshness) -> Heard {
+        let file = narinfo_file(path);
+        if freshness == Freshness::Remembered
+            && let Some(heard) = self.recall_path(path, &file).await
+        {
+            return heard;
+        }
         // The semaphore is never closed.
         let _permit = self.questions.acquire().await;
         if self.is_left_alone.load(Ordering::Relaxed) {
             return Heard::LeftAlone;
         }
-        match self
-            .read_small(&format!("{}.narinfo", path.hash_part()))
-            .await
-        {
-            SmallFile::Contents(text) => self.judge(path, &text),
-            SmallFile::Absent => Heard::Absent,
+        match self.read_small(&file).await {
+            SmallFile::Contents(text) => {
+                let heard = self.judge(path, &text);
+                if matches!(heard, Heard::Offered(_)) {
+                    self.note(&file, Some(&text));
+                }
+                heard
+            }
+            SmallFile::Absent => {
+                self.note(&file, None);
+                Heard::Absent
+            }
             SmallFile::Broken(reason) => Heard::Broken(reason),
-            SmallFile::Stalled { asked_at } => Heard::Stalled { asked_at },
-            SmallFile::NoAnswer {
-                reason,
-                retry_after,
-            } => Heard::NoAnswer {
-                reason,
-                retry_after,
-            },
+            SmallFile::NoAnswer(why) => Heard::NoAnswer(why),
         }
     }
 
@@ -169,8 +203,54 @@ impl Client {
         }
     }
 
+    /// Returns what is remembered about `path`, if that is still worth anything.
+    async fn recall_path(&self, path: &StorePath, file: &str) -> Option<Heard> {
+        let Remembered::Contents(text) = self.recall(file).await? else {
+            return Some(Heard::Remembered(None));
+        };
+        // Keys may have been taken back since it was noted.
+        if let Heard::Offered(narinfo) = self.judge(path, text.as_bytes()) {
+            Some(Heard::Remembered(Some(narinfo)))
+        } else {
+            None
+        }
+    }
+
+    async fn recall(&self, file: &str) -> Option<Remembered> {
+        let memory = self.memory.as_ref()?;
+        memory.recall(self.key(file), (self.clocks.unix)()).await
+    }
+
+    /// Remembers what the cache has as `file`; `None` if it does not have it.
+    fn note(&self, file: &str, contents: Option<&[u8]>) {
+        let Some(memory) = &self.memory else {
+            return;
+        };
+        let remembered = match contents.map(std::str::from_utf8) {
+            Some(Ok(text)) => Remembered::Contents(text.to_owned()),
+            None => Remembered::Absent,
+            // What has been understood is text.
+            Some(Err(_)) => return,
+        };
+        memory.note(self.key(file), remembered, (self.clocks.unix)());
+    }
+
+    /// Forgets what the cache said about `path`.
+    pub(crate) fn forget(&self, path: &StorePath) {
+        if let Some(memory) = &self.memory {
+            memory.forget(self.key(&narinfo_file(path)));
+        }
+    }
+
+    fn key(&self, file: &str) -> FileKey {
+        FileKey {
+            cache: Arc::clone(&self.name),
+            file: file.to_owned(),
+        }
+    }
+
     async fn read_small(&self, file: &str) -> SmallFile {
-        let asked_at = self.started_at.elapsed();
+        let asked_at = self.now();
         let read = async {
             let file: RelativeUrl = file.parse().map_err(|error| TransportError::Broken {
                 address: format!("{}/{file}", self.name),
@@ -178,21 +258,30 @@ impl Client {
             })?;
             self.transport.read_small(&file, MAX_FILE_BYTES).await
         };
+        let no_answer = |reason, retry_after| {
+            SmallFile::NoAnswer(NoAnswer {
+                asked_at,
+                reason,
+                retry_after,
+            })
+        };
         let answer = match self.answer_timeout {
-            Some(patience) => match timeout(patience, read).await {
-                Ok(answer) => answer,
-                Err(_) => return SmallFile::Stalled { asked_at },
-            },
+            Some(patience) => {
+                let Ok(answer) = timeout(patience, read).await else {
+                    let reason = format!("no answer in {patience:?} ('cache-answer-timeout')");
+                    return no_answer(reason, None);
+                };
+                answer
+            }
             None => read.await,
         };
         match answer {
             Ok(Some(contents)) => SmallFile::Contents(contents),
             Ok(None) | Err(TransportError::Missing { .. }) => SmallFile::Absent,
             Err(error @ TransportError::Broken { .. }) => SmallFile::Broken(chain(&error)),
-            Err(error) => SmallFile::NoAnswer {
-                reason: chain(&error),
-                retry_after: error.retry_after(),
-            },
+            Err(error @ TransportError::NoAnswer { retry_after, .. }) => {
+                no_answer(chain(&error), retry_after)
+            }
         }
     }
 
@@ -218,10 +307,7 @@ impl Client {
         let opening = async {
             let permit = Arc::clone(&self.transfers).acquire_owned().await;
             let permit = permit.map_err(|error| broken(Box::new(error)))?;
-            let request = OpenRequest {
-                expected_bytes: narinfo.file_size_bytes,
-                ended,
-            };
+            let request = OpenRequest { ended };
             let compressed = self.transport.open(&url, request).await?;
             Ok((compressed, permit))
         };

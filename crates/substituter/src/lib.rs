@@ -12,6 +12,7 @@ mod client;
 mod decompress;
 pub mod error;
 pub mod messages;
+mod narinfo_cache;
 mod policy;
 mod runtime;
 pub mod start;

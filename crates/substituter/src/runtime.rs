@@ -3,6 +3,8 @@
 //! The actors' thread only passes messages on: TLS, parsing and checking signatures of thousands of
 //! answers would hold up every goal.
 
+use std::thread::JoinHandle;
+
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::oneshot;
 
@@ -20,6 +22,7 @@ pub(crate) struct Engine {
     /// `None` once it is being stopped.
     runtime: Option<Runtime>,
     handle: Handle,
+    threads: Vec<JoinHandle<()>>,
 }
 
 impl Engine {
@@ -39,6 +42,7 @@ impl Engine {
         Ok(Self {
             runtime: Some(runtime),
             handle,
+            threads: Vec::new(),
         })
     }
 
@@ -47,15 +51,26 @@ impl Engine {
         self.handle.clone()
     }
 
+    /// Has another thread waited for at the end, which ends when no task is left.
+    pub(crate) fn keep(&mut self, thread: JoinHandle<()>) {
+        self.threads.push(thread);
+    }
+
     /// Drops all tasks; what it returns is answered when the threads are gone.
     pub(crate) fn stop(mut self) -> oneshot::Receiver<()> {
         let (done, stopped) = oneshot::channel();
         let runtime = self.runtime.take();
+        let threads = std::mem::take(&mut self.threads);
         // Dropping a runtime waits for its threads, which no actor may do.
         let joining = std::thread::Builder::new()
             .name("substituter-stop".to_owned())
             .spawn(move || {
                 drop(runtime);
+                for thread in threads {
+                    if thread.join().is_err() {
+                        tracing::error!("a thread of the substituter panicked");
+                    }
+                }
                 let _nobody_waits = done.send(());
             });
         if let Err(error) = joining {

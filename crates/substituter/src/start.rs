@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use actix::{Actor as _, Addr};
 use store_model::{PublicKey, PublicKeys, Settings, StoreDir};
@@ -12,10 +13,11 @@ use tokio::time::Instant;
 
 use crate::Error;
 use crate::actors::{BinaryCache, Cache, Substituter};
-use crate::address::CacheAddress;
-use crate::client::Client;
+use crate::address::{CacheAddress, Place};
+use crate::client::{Client, Clocks};
+use crate::narinfo_cache::{Lifetimes, NarInfoCache, UnixTime};
 use crate::runtime::Engine;
-use crate::transport;
+use crate::transport::Connector;
 use crate::trust::{Signatures, Trust};
 
 /// Starts the actors that ask the caches of the settings, on this thread's actix system. No cache is
@@ -33,6 +35,20 @@ pub fn start(
     cache_dir: PathBuf,
     environment: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Addr<Substituter>, Error> {
+    start_with(settings, store_dir, cache_dir, environment, &clocks())
+}
+
+/// Starts with other clocks.
+///
+/// # Errors
+/// As [`start`].
+pub(crate) fn start_with(
+    settings: &Settings,
+    store_dir: StoreDir,
+    cache_dir: PathBuf,
+    environment: &dyn Fn(&str) -> Option<String>,
+    clocks: &Clocks,
+) -> Result<Addr<Substituter>, Error> {
     let trust = Arc::new(read_trust(settings, store_dir)?);
     let addresses = if settings.substitute {
         read_addresses(&settings.substituters)
@@ -42,12 +58,21 @@ pub fn start(
     if addresses.is_empty() {
         return Ok(Substituter::new(Vec::new(), None, None).start());
     }
-    let engine = Engine::start()?;
-    let started_at = Instant::now();
+    let mut engine = Engine::start()?;
+    let is_remote = |address: &CacheAddress| matches!(address.place, Place::Server(_));
+    let memory = if addresses.iter().any(is_remote) {
+        let lifetimes = Lifetimes::from_settings(settings);
+        let (memory, thread) = NarInfoCache::start(cache_dir, lifetimes, (clocks.unix)())?;
+        engine.keep(thread);
+        Some(memory)
+    } else {
+        None
+    };
+    let mut connector = Connector::new(settings, environment);
     let mut caches = Vec::new();
     for address in addresses {
         let name = Arc::clone(&address.name);
-        let transport = match transport::connect(&address, settings, environment) {
+        let transport = match connector.connect(&address) {
             Ok(transport) => transport,
             Err(reason) => {
                 tracing::warn!("'{name}' is not used: {reason}");
@@ -65,10 +90,12 @@ pub fn start(
             trust: Arc::clone(&trust),
             signatures,
             answer_timeout: settings.cache_answer_timeout,
+            // A directory is asked as quickly as the memory, as with Nix.
+            memory: memory.clone().filter(|_| is_remote(&address)),
+            clocks: clocks.clone(),
             questions: permits(settings.http_connections),
             transfers: permits(settings.http_connections),
             is_left_alone: AtomicBool::new(false),
-            started_at,
         });
         let cache = BinaryCache::new(client, engine.handle(), caches.len(), address.priority);
         caches.push(Cache {
@@ -77,6 +104,26 @@ pub fn start(
         });
     }
     Ok(Substituter::new(caches, settings.cache_answer_timeout, Some(engine)).start())
+}
+
+/// Returns the machine's own clocks.
+fn clocks() -> Clocks {
+    let started_at = Instant::now();
+    Clocks {
+        passed: Arc::new(move || started_at.elapsed()),
+        unix: Arc::new(unix_time),
+    }
+}
+
+/// Returns the seconds since 1970.
+fn unix_time() -> UnixTime {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "answers outlive the process, and so any clock but the machine's"
+    )]
+    let now = SystemTime::now();
+    now.duration_since(UNIX_EPOCH)
+        .map_or(0, |age| i64::try_from(age.as_secs()).unwrap_or(i64::MAX))
 }
 
 /// Returns as many permits as there may be connections; 0 means any number.

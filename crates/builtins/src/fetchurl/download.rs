@@ -9,15 +9,13 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::io::{self, Read, Write};
 use std::time::{Duration, Instant};
 
+use store_model::backoff;
 use ureq::http::{HeaderMap, StatusCode, header};
 
 use super::exchange::{Answer, Client, From};
 use super::url::{Scheme, Url};
 use super::{PIECE_LEN, TransferError};
 use crate::say;
-
-/// How long is waited before the second request, as with Nix.
-const FIRST_DELAY: Duration = Duration::from_millis(250);
 
 /// A file that is being downloaded.
 pub(super) struct Download<'a> {
@@ -115,7 +113,9 @@ impl<'a> Download<'a> {
         if !error.is_passing() || self.n_attempts >= self.client.provisions.n_attempts {
             return Err(error);
         }
-        let delay = delay(self.n_attempts, jitter());
+        // Each has keys of its own from the kernel.
+        let random = RandomState::new().hash_one(());
+        let delay = backoff::delay(self.n_attempts, random);
         let (url, millis, position) = (&self.url, delay.as_millis(), self.position);
         let reason = super::chain(&error);
         let place = match position {
@@ -234,22 +234,6 @@ fn version(headers: &HeaderMap) -> Option<String> {
     tag.starts_with('"').then(|| tag.to_owned())
 }
 
-/// Returns how long to wait after the attempt of this number, counted from 1, so that those who
-/// failed together do not come back together.
-fn delay(n_attempts: usize, jitter: f64) -> Duration {
-    let n_doublings = i32::try_from(n_attempts.saturating_sub(1)).unwrap_or(i32::MAX);
-    // Ten doublings are four minutes; nobody waits for longer.
-    let factor = (f64::from(n_doublings.min(10)) + jitter).exp2();
-    FIRST_DELAY.mul_f64(factor)
-}
-
-/// Returns a number from 0 to a half.
-fn jitter() -> f64 {
-    // Each has keys of its own from the kernel.
-    let random = RandomState::new().hash_one(());
-    f64::from(u32::try_from(random >> 32).unwrap_or(0)) / f64::from(u32::MAX) / 2.0
-}
-
 #[expect(
     clippy::disallowed_methods,
     reason = "a builder's own process has no clock but the machine's"
@@ -261,18 +245,6 @@ fn now() -> Instant {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn each_wait_is_about_twice_the_one_before() {
-        assert_eq!(delay(1, 0.0), Duration::from_millis(250));
-        assert_eq!(delay(3, 0.0), Duration::from_secs(1));
-        let longest = delay(4, 0.5);
-        assert!(longest > Duration::from_secs(2) && longest < Duration::from_secs(3));
-        assert!(delay(usize::MAX, 0.5) < Duration::from_mins(7));
-        for _ in 0..100 {
-            assert!((0.0..=0.5).contains(&jitter()));
-        }
-    }
 
     #[test]
     fn a_part_is_known_by_where_it_begins() {

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use bstr::ByteSlice as _;
 use rustls::crypto::CryptoProvider;
+use store_model::netrc::{self, Login};
 use ureq::http::{HeaderMap, Response, StatusCode, header};
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig};
 use ureq::{Agent, Body, Proxy};
 
-use super::netrc::{self, Login};
 use super::url::{Scheme, Url};
 use super::{Provisions, TransferError};
 
@@ -101,7 +101,7 @@ impl<'a> Client<'a> {
             .get(url.to_string())
             .header(header::ACCEPT_ENCODING, "identity");
         if let Some(login) = self.login(url) {
-            request = request.header(header::AUTHORIZATION, basic(&login));
+            request = request.header(header::AUTHORIZATION, login.to_basic());
         }
         if from.position > 0 {
             request = request.header(header::RANGE, format!("bytes={}-", from.position));
@@ -113,7 +113,8 @@ impl<'a> Client<'a> {
     }
 
     fn agent(&self, url: &Url) -> Result<Agent, TransferError> {
-        let proxy = self.provisions.proxies.proxy_for(url);
+        let proxies = &self.provisions.proxies;
+        let proxy = proxies.proxy_for(&url.scheme.to_string(), &url.host);
         let needs_tls = |address: &str| address.starts_with("https:");
         if (url.scheme == Scheme::Https || proxy.is_some_and(needs_tls)) && self.n_roots == 0 {
             return Err(TransferError::NoCertificates);
@@ -157,14 +158,6 @@ impl<'a> Client<'a> {
             .flatten();
         known.or_else(|| name.map(|name| Login { name, password }))
     }
-}
-
-/// Returns the value of a header that tells a name and a password.
-fn basic(login: &Login) -> String {
-    use base64::Engine as _;
-    let text = format!("{}:{}", login.name, login.password);
-    let encoded = base64::engine::general_purpose::STANDARD.encode(text);
-    format!("Basic {encoded}")
 }
 
 #[cfg(test)]

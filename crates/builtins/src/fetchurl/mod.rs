@@ -4,7 +4,7 @@
 //! mod        which places are asked, and what is made of the answer
 //! download   one stream of bytes, however often the server has to be asked for it
 //! exchange   one request with its redirects
-//! url, netrc, proxy   pure
+//! url        pure
 //! ```
 //!
 //! Certificates are always verified, though the output's hash is checked too: a server that is not
@@ -12,8 +12,6 @@
 
 mod download;
 mod exchange;
-mod netrc;
-mod proxy;
 mod transfer_error;
 mod url;
 
@@ -24,9 +22,8 @@ use std::time::Duration;
 
 use bstr::ByteSlice as _;
 use serde::{Deserialize, Serialize};
-use store_model::{Hash, HashAlgorithm};
+use store_model::{Hash, HashAlgorithm, ProxyVariables};
 
-pub use self::proxy::ProxyVariables;
 pub use self::transfer_error::TransferError;
 
 use self::download::Download;

@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use store_model::percent;
 use ureq::http::Uri;
 
 use super::TransferError;
@@ -34,7 +35,7 @@ impl Url {
     pub(super) fn file_path(&self) -> PathBuf {
         use std::os::unix::ffi::OsStringExt as _;
         let path = self.path.split('?').next().unwrap_or_default();
-        PathBuf::from(std::ffi::OsString::from_vec(decode(path)))
+        PathBuf::from(std::ffi::OsString::from_vec(percent::decode(path)))
     }
 
     /// Returns what `location`, of a redirect from here, names.
@@ -138,7 +139,7 @@ impl FromStr for Url {
             return Err(refuse("names no server"));
         }
         let user = authority.as_str().rsplit_once('@').map(|(user, _)| {
-            let text = |part: &str| String::from_utf8_lossy(&decode(part)).into_owned();
+            let text = |part: &str| String::from_utf8_lossy(&percent::decode(part)).into_owned();
             match user.split_once(':') {
                 Some((name, password)) => (text(name), Some(text(password))),
                 None => (text(user), None),
@@ -170,30 +171,6 @@ fn encode(text: &str) -> String {
         }
         encoded
     })
-}
-
-/// Replaces `%XX` by the bytes that are meant.
-fn decode(text: &str) -> Vec<u8> {
-    let mut decoded = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&byte, after)) = rest.split_first() {
-        let number = after.get(..2).and_then(|digits| {
-            let digits = std::str::from_utf8(digits).ok()?;
-            let are_digits = digits.bytes().all(|digit| digit.is_ascii_hexdigit());
-            are_digits.then(|| u8::from_str_radix(digits, 16).ok())?
-        });
-        match number {
-            Some(number) if byte == b'%' => {
-                decoded.push(number);
-                rest = &after[2..];
-            }
-            Some(_) | None => {
-                decoded.push(byte);
-                rest = after;
-            }
-        }
-    }
-    decoded
 }
 
 /// Takes `.` and `..` out of a path.

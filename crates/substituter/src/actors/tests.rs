@@ -1,5 +1,7 @@
 //! Caches that Nix 2.8 wrote, and caches that somebody broke.
 
+mod servers;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -11,8 +13,8 @@ use tempfile::TempDir;
 
 use crate::testing::fixtures;
 use crate::{
-    AwaitEnd, Error, FetchNar, FetchProgressed, ForcePanic, Freshness, Offers, QueryOffers,
-    ReportBadOffer, StopSubstituter, Substituter, start,
+    AwaitEnd, Error, FetchNar, FetchProgressed, ForcePanic, Freshness, NarTransfer, Offers,
+    QueryOffers, ReportBadOffer, StopSubstituter, Substituter, start,
 };
 
 const CACHES: [(&str, Compression); 6] = [
@@ -333,33 +335,50 @@ async fn a_cache_that_does_not_keep_its_word_is_left_alone() {
 }
 
 #[actix::test]
-async fn a_transfer_ends_with_its_guard_and_with_the_substituter() {
-    let cache = fixtures().join("cache-none");
-    let substituter = start_caches(&[&cache]);
-    let sizes: StorePath = "70ymqcrh2yqp28k1w9i4p6fhvd4y7frq-sizes".parse().unwrap();
-    let offers = query(&substituter, &sizes).await.offers;
-    let mut transfers = Vec::new();
-    for _ in 0..2 {
-        let offer = offers[0].clone();
+async fn a_transfer_ends_with_its_guard_or_with_the_substituter() {
+    // An archive without end, for whoever reads it: a terabyte of nothing.
+    let cache = Copy::of("cache-none");
+    let archive = cache.path.join(&contents(&cache.path)[0].url);
+    let endless = fs::File::create(archive).unwrap();
+    endless.set_len(1 << 40).unwrap();
+    let path = contents(&cache.path)[0].info.path.clone();
+    let text = fs::read_to_string(cache.narinfo_file(&path)).unwrap();
+    let kept = |line: &&str| !line.starts_with("File");
+    let text: Vec<&str> = text.lines().filter(kept).collect();
+    fs::write(cache.narinfo_file(&path), text.join("\n") + "\n").unwrap();
+
+    let substituter = start_caches(&[&cache.path]);
+    let offer = query(&substituter, &path).await.offers.remove(0);
+    for is_wanted in [false, true] {
         let request = FetchNar {
-            offer,
+            offer: offer.clone(),
             progress: None,
         };
-        transfers.push(substituter.send(request).await.unwrap().unwrap());
-    }
-    let mut stopped = transfers.remove(0);
-    let mut unwanted = transfers.remove(0);
-    drop(unwanted.guard);
-    substituter.send(StopSubstituter).await.unwrap();
-    for contents in [&mut stopped.contents, &mut unwanted.contents] {
-        // More than what was read ahead.
-        let mut archive = Vec::new();
-        let error = contents.read_to_end(&mut archive).unwrap_err();
+        let NarTransfer {
+            mut contents,
+            guard,
+        } = substituter.send(request).await.unwrap().unwrap();
+        let (begun, reading) = tokio::sync::oneshot::channel();
+        let reader = tokio::task::spawn_blocking(move || {
+            contents.read_exact(&mut [1]).unwrap();
+            begun.send(()).unwrap();
+            std::io::copy(&mut contents, &mut std::io::sink()).unwrap_err()
+        });
+        reading.await.unwrap();
+        let guard = if is_wanted {
+            substituter.send(StopSubstituter).await.unwrap();
+            Some(guard)
+        } else {
+            drop(guard);
+            None
+        };
+        let error = reader.await.unwrap();
         let told = crate::error::chain(error.get_ref().unwrap());
         assert!(told.contains("nobody wants"), "{told}");
+        drop(guard);
     }
     let question = QueryOffers {
-        path: sizes,
+        path,
         freshness: Freshness::Fresh,
     };
     let answer = substituter.send(question).await.unwrap();

@@ -5,17 +5,23 @@
 
 use std::fmt;
 use std::io::{self, Read};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use store_model::Settings;
 use store_model::narinfo::RelativeUrl;
-use tokio::sync::oneshot;
+use store_model::{ProxyVariables, Settings};
+use tokio::sync::{Semaphore, oneshot};
 
 use crate::address::{CacheAddress, Place};
+use crate::error::chain;
 
-pub(crate) mod file;
+mod file;
+mod http;
+
+use file::FileTransport;
+use http::{CONNECT_LIMIT, HttpError, HttpTransport, Provisions, Web};
 
 /// Where the bytes of one cache come from.
 pub(crate) trait Transport: Send + Sync + fmt::Debug {
@@ -45,25 +51,79 @@ pub(crate) trait Transport: Send + Sync + fmt::Debug {
 /// How a large file is to be read.
 #[derive(Debug)]
 pub(crate) struct OpenRequest {
-    /// How many bytes the file is said to have: a hint of whoever wrote the narinfo.
-    pub(crate) expected_bytes: Option<u64>,
     /// Closed when nobody wants the file any more. The reader blocks its thread while it waits for
     /// bytes, and then ends with an error at once, also in the midst of waiting.
     pub(crate) ended: oneshot::Receiver<()>,
 }
 
-/// Returns what reads the cache at `address`; nothing is asked yet.
-///
-/// # Errors
-/// It cannot be read at all; the text says why.
-pub(crate) fn connect(
-    address: &CacheAddress,
-    _settings: &Settings,
-    _environment: &dyn Fn(&str) -> Option<String>,
-) -> Result<Box<dyn Transport>, String> {
-    match &address.place {
-        Place::Directory(root) => Ok(Box::new(file::FileTransport::new(root.clone()))),
-        Place::Server(_) => Err("caches on servers cannot be asked yet".to_owned()),
+/// Makes transports; those that speak to servers share what they need of the host.
+pub(crate) struct Connector<'a> {
+    settings: &'a Settings,
+    environment: &'a dyn Fn(&str) -> Option<String>,
+    web: Option<Arc<Web>>,
+}
+
+impl<'a> Connector<'a> {
+    /// Takes the settings, and the variables that name proxies and certificates.
+    pub(crate) fn new(
+        settings: &'a Settings,
+        environment: &'a dyn Fn(&str) -> Option<String>,
+    ) -> Self {
+        Self {
+            settings,
+            environment,
+            web: None,
+        }
+    }
+
+    /// Returns what reads the cache at `address`; nothing is asked yet.
+    ///
+    /// # Errors
+    /// It cannot be read at all; the text says why.
+    pub(crate) fn connect(&mut self, address: &CacheAddress) -> Result<Box<dyn Transport>, String> {
+        match &address.place {
+            Place::Directory(root) => Ok(Box::new(FileTransport::new(root.clone()))),
+            Place::Server(url) => {
+                let transport = self
+                    .web()
+                    .and_then(|web| HttpTransport::new(web, url))
+                    .map_err(|error| chain(&error))?;
+                Ok(Box::new(transport))
+            }
+        }
+    }
+
+    fn web(&mut self) -> Result<Arc<Web>, HttpError> {
+        if let Some(web) = &self.web {
+            return Ok(Arc::clone(web));
+        }
+        // Each cache's client limits questions and downloads, and does not count the time that
+        // these wait for one another.
+        let unlimited = Arc::new(Semaphore::new(Semaphore::MAX_PERMITS));
+        let web = Arc::new(Web::new(self.provisions(), unlimited)?);
+        self.web = Some(Arc::clone(&web));
+        Ok(web)
+    }
+
+    fn provisions(&self) -> Provisions {
+        let settings = self.settings;
+        let certificates =
+            store_model::certificates::files(settings.ssl_cert_file.as_deref(), self.environment);
+        Provisions {
+            // What cannot be read vouches for nobody, which whoever needs it is told.
+            certificates: certificates
+                .iter()
+                .find_map(|file| std::fs::read(file).ok())
+                .unwrap_or_default(),
+            netrc: std::fs::read(&settings.netrc_file).unwrap_or_default(),
+            proxies: ProxyVariables::read(self.environment),
+            user_agent_suffix: settings.user_agent_suffix.clone(),
+            http2: settings.http2,
+            n_attempts: settings.download_attempts,
+            connect_limit: settings.connect_timeout.unwrap_or(CONNECT_LIMIT),
+            stall_limit: settings.stalled_download_timeout,
+            answer_limit: settings.cache_answer_timeout,
+        }
     }
 }
 
@@ -108,14 +168,4 @@ pub(crate) fn given_up() -> io::Error {
         io::ErrorKind::ConnectionAborted,
         "nobody wants the file any more",
     )
-}
-
-impl TransportError {
-    /// Returns how long the cache wants to be left alone, if it said so.
-    pub(crate) fn retry_after(&self) -> Option<Duration> {
-        match self {
-            Self::NoAnswer { retry_after, .. } => *retry_after,
-            Self::Missing { .. } | Self::Broken { .. } => None,
-        }
-    }
 }

@@ -4,9 +4,22 @@ use bstr::{BStr, ByteSlice as _};
 
 /// A name and a password for a host.
 #[derive(Clone, PartialEq, Eq)]
-pub(super) struct Login {
-    pub(super) name: String,
-    pub(super) password: String,
+pub struct Login {
+    /// Who logs in; may be empty.
+    pub name: String,
+    /// What only that user knows; may be empty.
+    pub password: String,
+}
+
+impl Login {
+    /// Returns the value of an `Authorization` header that tells both to a server.
+    #[must_use]
+    pub fn to_basic(&self) -> String {
+        use base64::Engine as _;
+        let text = format!("{}:{}", self.name, self.password);
+        let encoded = base64::engine::general_purpose::STANDARD.encode(text);
+        format!("Basic {encoded}")
+    }
 }
 
 /// Without the password.
@@ -20,7 +33,8 @@ impl std::fmt::Debug for Login {
 
 /// Finds the login for a host, and for a user if one is named: the first that fits, or what stands
 /// after `default`.
-pub(super) fn find(netrc: &BStr, host: &str, user: Option<&str>) -> Option<Login> {
+#[must_use]
+pub fn find(netrc: &BStr, host: &str, user: Option<&str>) -> Option<Login> {
     let mut words = words(netrc).into_iter();
     let mut entry: Option<Entry> = None;
     while let Some(word) = words.next() {

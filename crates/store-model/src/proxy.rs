@@ -2,8 +2,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::url::{Scheme, Url};
-
 /// The variables that matter, where they are set.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct ProxyVariables {
@@ -34,15 +32,16 @@ impl ProxyVariables {
         }
     }
 
-    /// Returns the proxy for an address.
-    pub(super) fn proxy_for(&self, url: &Url) -> Option<&str> {
-        let own = match url.scheme {
-            Scheme::Http => &self.http,
-            Scheme::Https => &self.https,
-            Scheme::File => return None,
+    /// Returns the proxy for a host that is reached by `scheme`, both in small letters.
+    #[must_use]
+    pub fn proxy_for(&self, scheme: &str, host: &str) -> Option<&str> {
+        let own = match scheme {
+            "http" => &self.http,
+            "https" => &self.https,
+            _ => return None,
         };
         let proxy = own.as_ref().or(self.all.as_ref())?;
-        (!self.is_exempt(&url.host)).then_some(proxy)
+        (!self.is_exempt(host)).then_some(proxy)
     }
 
     fn is_exempt(&self, host: &str) -> bool {
@@ -64,7 +63,6 @@ impl ProxyVariables {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
 
@@ -80,20 +78,19 @@ mod tests {
             };
             Some(value.to_owned())
         });
-        let proxy = |url: &str| variables.proxy_for(&url.parse().unwrap());
-        assert_eq!(proxy("http://example.org/"), Some("http://plain:1"));
-        assert_eq!(proxy("https://example.org/"), Some("http://secure:2"));
-        assert_eq!(proxy("https://notlocalhost/"), Some("http://secure:2"));
-        for url in [
-            "http://localhost/",
-            "http://LOCALHOST:80/",
-            "http://internal.example/",
-            "https://a.internal.example/",
-            "http://10.0.0.1/",
-            "http://[::1]/",
-            "file:///x",
+        let proxy = |scheme, host| variables.proxy_for(scheme, host);
+        assert_eq!(proxy("http", "example.org"), Some("http://plain:1"));
+        assert_eq!(proxy("https", "example.org"), Some("http://secure:2"));
+        assert_eq!(proxy("https", "notlocalhost"), Some("http://secure:2"));
+        for (scheme, host) in [
+            ("http", "localhost"),
+            ("http", "internal.example"),
+            ("https", "a.internal.example"),
+            ("http", "10.0.0.1"),
+            ("http", "[::1]"),
+            ("file", "example.org"),
         ] {
-            assert_eq!(proxy(url), None, "{url}");
+            assert_eq!(proxy(scheme, host), None, "{scheme} {host}");
         }
     }
 
@@ -105,14 +102,17 @@ mod tests {
                 set.map(|(_, value)| (*value).to_owned())
             })
         };
-        let url: Url = "http://h/".parse().unwrap();
+        let proxy_of = |variables: &ProxyVariables| {
+            let proxy = variables.proxy_for("http", "h");
+            proxy.map(str::to_owned)
+        };
         let all = read(&[
             ("all_proxy", "socks5h://s:1"),
             ("HTTP_PROXY", "http://no:1"),
         ]);
-        assert_eq!(all.proxy_for(&url), Some("socks5h://s:1"));
+        assert_eq!(proxy_of(&all).as_deref(), Some("socks5h://s:1"));
         let none = read(&[("all_proxy", "socks5h://s:1"), ("no_proxy", "*")]);
-        assert_eq!(none.proxy_for(&url), None);
-        assert_eq!(ProxyVariables::default().proxy_for(&url), None);
+        assert_eq!(proxy_of(&none), None);
+        assert_eq!(proxy_of(&ProxyVariables::default()), None);
     }
 }
