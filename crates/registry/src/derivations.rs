@@ -175,6 +175,15 @@ impl Derivations {
         self.check_parsed(path, derivation)
     }
 
+    /// The same of one that is at its path, valid or not.
+    ///
+    /// # Errors
+    /// As [`check_staged`](Self::check_staged).
+    pub(crate) fn check_present(&mut self, path: &StorePath) -> Result<Arc<Derivation>, Error> {
+        let derivation = read(&self.layout, path)?;
+        self.check_parsed(path, derivation)
+    }
+
     fn check_parsed(
         &mut self,
         path: &StorePath,

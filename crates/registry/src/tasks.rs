@@ -9,10 +9,10 @@ use tokio::sync::oneshot;
 
 use crate::Error;
 use crate::db::query;
-use crate::ingest::{FoundOutput, NewText, RestoredFacts};
+use crate::ingest::{FoundOutput, NewText};
 use crate::messages::{
     AddPath, AddText, Added, Comparand, CompareOutputs, Compared, ContentAddressed, LockAttempt,
-    Occupied, OutputLocks, RegisterError, RegisterOutputs, RegisterRestored, RootsLease,
+    Occupied, OutputLocks, RegisterError, RegisterOutputs, RootsLease,
 };
 use crate::services::Queues;
 
@@ -184,7 +184,8 @@ async fn check_derivation(queues: &Queues, text: NewText) -> Result<NewText, Err
         .await
 }
 
-async fn require_references(
+/// Fails unless all references of a path are valid.
+pub(crate) async fn require_references(
     queues: &Queues,
     path: &StorePath,
     references: &BTreeSet<StorePath>,
@@ -202,43 +203,12 @@ async fn require_references(
     }
 }
 
-fn known_outputs_of(derivation: &Derivation) -> Vec<(OutputName, StorePath)> {
+/// Returns the outputs of a derivation whose paths are known.
+pub(crate) fn known_outputs_of(derivation: &Derivation) -> Vec<(OutputName, StorePath)> {
     derivation
         .known_outputs()
         .map(|(name, path)| (name.clone(), path.clone()))
         .collect()
-}
-
-/// Registers what was restored from an archive.
-pub(crate) async fn register_restored(
-    queues: Queues,
-    request: RegisterRestored,
-) -> Result<(), Error> {
-    let mut request = request;
-    let mut known = RestoredFacts::default();
-    if request.restored.info.path.is_derivation() {
-        let info = &request.restored.info;
-        require_references(&queues, &info.path, &info.references).await?;
-        (request, known.derivation_outputs) = queues
-            .derivations
-            .run(move |derivations| {
-                let restored = &request.restored;
-                let derivation = derivations.check_staged(&restored.info.path, &restored.staged)?;
-                Ok::<_, Error>((request, known_outputs_of(&derivation)))
-            })
-            .await?;
-    }
-    if request.occupied == Occupied::Repaired {
-        let path = request.restored.info.path.clone();
-        let earlier = queues.read(move |database| query::path_info(database, &path));
-        known.earlier = earlier.await?.into_iter().collect();
-    }
-    let (reply, answer) = oneshot::channel();
-    queues
-        .ingest
-        .submit(move |ingest| ingest.add_restored(request, known, reply))
-        .await?;
-    answer.await.unwrap_or_else(|_| Err(lost()))
 }
 
 /// Adds a file or a tree.
@@ -264,7 +234,7 @@ pub(crate) async fn add_path(queues: Queues, request: AddPath) -> Result<Added, 
 /// Takes the lock on a path that is not valid, `None` if it is, and keeps it from the collector.
 ///
 /// Waiting is left to the lock's own thread: a builder may hold it for hours.
-async fn lock_invalid(
+pub(crate) async fn lock_invalid(
     queues: &Queues,
     path: &StorePath,
 ) -> Result<(Option<OutputLocks>, RootsLease), Error> {

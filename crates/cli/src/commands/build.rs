@@ -13,8 +13,8 @@ use scheduler::{
 use serde_json::{Value, json};
 use store_model::settings::{Assignment, Configuration, StoreLayout};
 use store_model::wanted_outputs::WantedOutputs;
-use substituter::StopSubstituter;
 use store_model::{ContentAddress, Settings, StorePath};
+use substituter::StopSubstituter;
 
 use super::{Session, out_link, plan};
 use crate::args::{BuildArguments, Subject};

@@ -2,8 +2,8 @@
 //! ended; only `main` ends the process.
 
 use actix::Addr;
-use store_model::{Settings, StoreDir};
 use store_model::settings::{Assignment, Configuration, StoreLayout};
+use store_model::{Settings, StoreDir};
 use substituter::Substituter;
 
 use crate::args::{Command, ConfigAction, GlobalArguments, NarAction, RealisationAction};

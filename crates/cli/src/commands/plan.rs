@@ -122,7 +122,9 @@ impl Planner<'_> {
     /// Looks at a wave; returns what that leads to.
     async fn next(&mut self, wave: Wave) -> Result<Wave> {
         let mut next = Wave::default();
-        let lacking = self.look_at_derivations(wave.derivations, &mut next).await?;
+        let lacking = self
+            .look_at_derivations(wave.derivations, &mut next)
+            .await?;
         self.choose(lacking, &mut next).await?;
         self.look_at_paths(wave.paths, &mut next).await?;
         Ok(next)
@@ -266,7 +268,11 @@ impl Planner<'_> {
             let offers = answer.map_err(Failure::new)?.offers;
             Ok::<_, Failure>(offers.into_iter().next().map(|offer| (path, offer)))
         });
-        Ok(try_join_all(questions).await?.into_iter().flatten().collect())
+        Ok(try_join_all(questions)
+            .await?
+            .into_iter()
+            .flatten()
+            .collect())
     }
 
     /// Puts what will be built in order, inputs first, with a stack of its own.

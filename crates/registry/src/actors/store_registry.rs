@@ -10,16 +10,17 @@ use tokio::sync::oneshot;
 
 use crate::db::{Database, query};
 use crate::messages::{
-    AddIndirectRoot, AddPath, AddTempRoots, AddText, Added, AdoptRealisations, CompareOutputs,
-    Compared, ContentAddressed, DiscardInvalidPaths, ForgetContents, NoteRealisations,
-    QueryAllValidPaths, QueryClosure, QueryDerivation, QueryGoodPaths, QueryGraphs,
-    QueryPathFromHashPart, QueryPathInfo, QueryRealisationInfos, QueryRealisations, QueryReferrers,
-    QueryValidDerivers, QueryValidPaths, RealisedOutputs, RegisterByContents, RegisterError,
-    RegisterFloatingOutputs, RegisterOutputs, RegisterRestored, RegisteredFloating, RestoreError,
-    RestoreNar, RestoredPath, RootsLease, StopRegistry,
+    AddIndirectRoot, AddNar, AddPath, AddSignatures, AddTempRoots, AddText, Added,
+    AdoptRealisations, CompareOutputs, Compared, ContentAddressed, DiscardInvalidPaths,
+    ForgetContents, NoteRealisations, QueryAllValidPaths, QueryClosure, QueryDerivation,
+    QueryGoodPaths, QueryGraphs, QueryPathFromHashPart, QueryPathInfo, QueryRealisationInfos,
+    QueryRealisations, QueryReferrers, QueryValidDerivers, QueryValidPaths, RealisedOutputs,
+    RegisterByContents, RegisterError, RegisterFloatingOutputs, RegisterOutputs, RegisterPresent,
+    RegisterRestored, RegisteredFloating, RestoreError, RestoreNar, RestoredPath, RootsLease,
+    StopRegistry,
 };
 use crate::services::{Pools, Queues};
-use crate::{Error, realise, roots, tasks, workers};
+use crate::{Error, archives, present, realise, roots, tasks, workers};
 
 /// The store's memory: one writer, several readers, and the threads that make objects.
 #[derive(Debug)]
@@ -213,12 +214,7 @@ impl Handler<RestoreNar> for StoreRegistry {
     type Result = Answer<RestoredPath, RestoreError>;
 
     fn handle(&mut self, request: RestoreNar, _: &mut Context<Self>) -> Self::Result {
-        self.run(|queues| async move {
-            queues
-                .restore
-                .run(move |ingest| ingest.restore(request))
-                .await
-        })
+        self.run(|queues| archives::restore(queues, request))
     }
 }
 
@@ -226,7 +222,38 @@ impl Handler<RegisterRestored> for StoreRegistry {
     type Result = Answer<()>;
 
     fn handle(&mut self, request: RegisterRestored, _: &mut Context<Self>) -> Self::Result {
-        self.run(|queues| tasks::register_restored(queues, request))
+        self.run(|queues| archives::register_restored(queues, request))
+    }
+}
+
+impl Handler<AddNar> for StoreRegistry {
+    type Result = Answer<Added, RestoreError>;
+
+    fn handle(&mut self, request: AddNar, _: &mut Context<Self>) -> Self::Result {
+        self.run(|queues| archives::add_nar(queues, request.nar))
+    }
+}
+
+impl Handler<RegisterPresent> for StoreRegistry {
+    type Result = Answer<()>;
+
+    fn handle(&mut self, request: RegisterPresent, _: &mut Context<Self>) -> Self::Result {
+        self.run(|queues| present::register_present(queues, request))
+    }
+}
+
+impl Handler<AddSignatures> for StoreRegistry {
+    type Result = Answer<()>;
+
+    fn handle(&mut self, request: AddSignatures, _: &mut Context<Self>) -> Self::Result {
+        self.run(|queues| async move {
+            let (reply, answer) = oneshot::channel();
+            queues
+                .ingest
+                .submit(move |ingest| ingest.add_signatures(request.signatures, reply))
+                .await?;
+            answer.await.unwrap_or_else(|_| Err(tasks::lost()))
+        })
     }
 }
 

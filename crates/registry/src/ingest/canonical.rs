@@ -34,8 +34,8 @@ const SYSTEM_ATTRIBUTES: [&[u8]; 3] = [b"security.selinux", b"security.csm", b"s
 /// Checks and sets the metadata of one build's outputs.
 #[derive(Debug)]
 pub(crate) struct Canonical {
-    /// Who must own every file.
-    builder_uid: u32,
+    /// Who must own every file; `None` for anybody.
+    builder_uid: Option<u32>,
     owner_uid: u32,
     owner_gid: u32,
     /// Files with several names.
@@ -61,7 +61,15 @@ impl Canonical {
     /// Starts with the outputs of one build, whose files must all belong to `builder_uid`.
     pub(crate) fn new(layout: &Layout, builder_uid: u32) -> Self {
         Self {
-            builder_uid,
+            builder_uid: Some(builder_uid),
+            ..Self::of_anybody(layout)
+        }
+    }
+
+    /// Starts with an object that may belong to anybody: whoever runs us says that it is good.
+    pub(crate) fn of_anybody(layout: &Layout) -> Self {
+        Self {
+            builder_uid: None,
             owner_uid: layout.owner_uid,
             owner_gid: layout.owner_gid,
             linked: HashMap::new(),
@@ -196,7 +204,7 @@ impl Canonical {
     }
 
     fn check_owner(&self, here: &Here<'_>) -> Result<(), Error> {
-        if here.stat.st_uid == self.builder_uid {
+        if self.builder_uid.is_none_or(|uid| uid == here.stat.st_uid) {
             return Ok(());
         }
         Err(Error::ForeignOwner { path: here.path() })

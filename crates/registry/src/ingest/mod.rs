@@ -20,11 +20,12 @@ mod open_tree;
 mod optimise;
 mod outputs;
 pub(crate) mod place;
+mod present;
 mod repair;
 mod restore;
 mod sources;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::{Path, PathBuf};
@@ -347,6 +348,7 @@ impl Ingest {
         self.commits.submit_blocking(Commit {
             registrations,
             realisations,
+            signatures: BTreeMap::new(),
             done,
         });
     }
