@@ -61,7 +61,7 @@ impl Services {
         let substituter = substituter::start(
             &config.settings,
             config.layout.store_dir.clone(),
-            config.cache_dir.clone().unwrap_or_default(),
+            config.cache_dir.clone(),
             &|name| variable(&config.host_environment, name),
         )
         .map_err(Error::StartSubstituter)?;

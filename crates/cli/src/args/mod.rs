@@ -15,9 +15,7 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 
 use crate::exit_status;
 
-pub(crate) use self::build::{
-    BuildArguments, BuilderArguments, EnsureArguments, RepairArguments, Subject,
-};
+pub(crate) use self::build::{BuildArguments, EnsureArguments, RepairArguments, Subject};
 pub(crate) use self::config::{ConfigAction, ConfigArguments};
 pub(crate) use self::nar::{NarAction, NarArguments};
 pub(crate) use self::query::{

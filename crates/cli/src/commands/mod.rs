@@ -88,8 +88,8 @@ impl Session {
 
     /// Starts what asks caches, for a command without a scheduler.
     fn substituter(&self, store_dir: StoreDir, settings: &Settings) -> Result<Addr<Substituter>> {
-        let variables = |name: &str| self.environment.text(name);
-        let cache_dir = self.environment.cache_dir().unwrap_or_default();
+        let variables = |name: &str| self.environment.get(name)?.to_str().map(str::to_owned);
+        let cache_dir = self.environment.cache_dir();
         substituter::start(settings, store_dir, cache_dir, &variables).map_err(Failure::new)
     }
 
