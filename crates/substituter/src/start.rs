@@ -17,7 +17,7 @@ use crate::address::{CacheAddress, Place};
 use crate::client::Client;
 use crate::narinfo_cache::{Lifetimes, NarInfoCache, UnixTime};
 use crate::runtime::Engine;
-use crate::transport;
+use crate::transport::Connector;
 use crate::trust::{Signatures, Trust};
 
 /// Starts the actors that ask the caches of the settings, on this thread's actix system. No cache is
@@ -55,10 +55,11 @@ pub fn start(
     } else {
         None
     };
+    let mut connector = Connector::new(settings, environment);
     let mut caches = Vec::new();
     for address in addresses {
         let name = Arc::clone(&address.name);
-        let transport = match transport::connect(&address, settings, environment) {
+        let transport = match connector.connect(&address) {
             Ok(transport) => transport,
             Err(reason) => {
                 tracing::warn!("'{name}' is not used: {reason}");

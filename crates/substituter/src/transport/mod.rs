@@ -3,10 +3,9 @@
 //! A transport knows neither narinfo nor signatures. Whoever has one asks it from the substituter's
 //! own runtime, never from an actor's thread.
 
-pub(crate) mod http;
-
 use std::fmt;
 use std::io::{self, Read};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,8 +15,12 @@ use store_model::narinfo::RelativeUrl;
 use tokio::sync::oneshot;
 
 use crate::address::{CacheAddress, Place};
+use crate::error::chain;
+
+use self::http::{HttpError, HttpTransport, Provisions, Web};
 
 pub(crate) mod file;
+pub(crate) mod http;
 
 /// Where the bytes of one cache come from.
 pub(crate) trait Transport: Send + Sync + fmt::Debug {
@@ -54,18 +57,49 @@ pub(crate) struct OpenRequest {
     pub(crate) ended: oneshot::Receiver<()>,
 }
 
-/// Returns what reads the cache at `address`; nothing is asked yet.
-///
-/// # Errors
-/// It cannot be read at all; the text says why.
-pub(crate) fn connect(
-    address: &CacheAddress,
-    _settings: &Settings,
-    _environment: &dyn Fn(&str) -> Option<String>,
-) -> Result<Box<dyn Transport>, String> {
-    match &address.place {
-        Place::Directory(root) => Ok(Box::new(file::FileTransport::new(root.clone()))),
-        Place::Server(_) => Err("caches on servers cannot be asked yet".to_owned()),
+/// Makes transports. What those to servers share is made with the first of them.
+pub(crate) struct Connector<'a> {
+    settings: &'a Settings,
+    environment: &'a dyn Fn(&str) -> Option<String>,
+    web: Option<Arc<Web>>,
+}
+
+impl<'a> Connector<'a> {
+    /// Takes the settings, and the variables that name proxies and certificates.
+    pub(crate) fn new(
+        settings: &'a Settings,
+        environment: &'a dyn Fn(&str) -> Option<String>,
+    ) -> Self {
+        Self {
+            settings,
+            environment,
+            web: None,
+        }
+    }
+
+    /// Returns what reads the cache at `address`; nothing is asked yet.
+    ///
+    /// # Errors
+    /// It cannot be read at all; the text says why.
+    pub(crate) fn connect(&mut self, address: &CacheAddress) -> Result<Box<dyn Transport>, String> {
+        match &address.place {
+            Place::Directory(root) => Ok(Box::new(file::FileTransport::new(root.clone()))),
+            Place::Server(url) => {
+                let transport = self.web().and_then(|web| HttpTransport::new(web, url));
+                let transport = transport.map_err(|error| chain(&error))?;
+                Ok(Box::new(transport))
+            }
+        }
+    }
+
+    fn web(&mut self) -> Result<Arc<Web>, HttpError> {
+        if let Some(web) = &self.web {
+            return Ok(Arc::clone(web));
+        }
+        let provisions = Provisions::gather(self.settings, self.environment);
+        let web = Arc::new(Web::new(provisions)?);
+        self.web = Some(Arc::clone(&web));
+        Ok(web)
     }
 }
 

@@ -20,6 +20,7 @@ use super::exchange::{self, Rest, encoding, unless_stalled};
 use super::origin::Origin;
 use super::version::{Contents, Version};
 use super::{HttpError, Web, random};
+use crate::transport::{OpenRequest, given_up};
 
 /// How much of a file is here that its reader has not read, in all at most 1 MiB: as many pieces of
 /// as many bytes. Over HTTP/2 pieces have 16 KiB.
@@ -35,11 +36,15 @@ pub(super) struct Source {
     pub(super) shown: String,
 }
 
-/// Begins a transfer, which ends when `ended` is closed or the reader is dropped.
+/// Begins a transfer, which ends when the request is over or the reader is dropped.
 ///
 /// # Errors
 /// The server does not give the file, also not when it is asked again.
-pub(super) async fn open(source: Source, ended: oneshot::Receiver<()>) -> Result<Body, HttpError> {
+pub(super) async fn open(source: Source, request: OpenRequest) -> Result<Body, HttpError> {
+    let OpenRequest {
+        expected_bytes,
+        ended,
+    } = request;
     let (pieces, received) = mpsc::channel(N_PIECES);
     let (opened, head) = oneshot::channel();
     let shown = source.shown.clone();
@@ -47,6 +52,7 @@ pub(super) async fn open(source: Source, ended: oneshot::Receiver<()>) -> Result
         attempts: Attempts::new(source.web.n_attempts),
         source,
         pieces: pieces.clone(),
+        expected_bytes,
         opened: Some(opened),
         version: Version::default(),
         position: 0,
@@ -60,7 +66,7 @@ pub(super) async fn open(source: Source, ended: oneshot::Receiver<()>) -> Result
             () = transfer.run() => {}
         }
     });
-    head.await.unwrap_or(Err(HttpError::Ended))?;
+    head.await.unwrap_or(Err(HttpError::Stopped))?;
     Ok(Body {
         pieces: received,
         piece: Bytes::new(),
@@ -82,6 +88,7 @@ enum Piece {
 struct Transfer {
     source: Source,
     pieces: mpsc::Sender<Piece>,
+    expected_bytes: Option<u64>,
     /// Waits to hear whether there is a file.
     opened: Option<oneshot::Sender<Result<(), HttpError>>>,
     attempts: Attempts,
@@ -109,7 +116,6 @@ impl Transfer {
         let Source {
             web, origin, url, ..
         } = &self.source;
-        let _turn = web.turn().await?;
         let rest = (self.position > 0).then_some(Rest {
             position: self.position,
             version: &self.version,
@@ -131,6 +137,13 @@ impl Transfer {
         let headers: &HeaderMap = response.headers();
         if self.position == 0 {
             self.version = Version::of_whole(headers);
+            let n_bytes = self.version.n_bytes();
+            if n_bytes.is_some() && self.expected_bytes.is_some() && n_bytes != self.expected_bytes
+            {
+                return Err(HttpError::Misbehaved {
+                    what: "has a file of another length than the cache promises",
+                });
+            }
             return Ok(0);
         }
         match self
@@ -200,8 +213,8 @@ impl Read for Body {
                 Some(Piece::Bytes(piece)) => self.piece = piece,
                 Some(Piece::End) => self.is_over = true,
                 Some(Piece::Failure(error)) => return Err(self.failed(error)),
-                // The task is gone, so whoever reads on after an error gets here.
-                None => return Err(self.failed(HttpError::Ended)),
+                // The task is gone; whoever reads on after an error gets here too.
+                None => return Err(given_up()),
             }
         }
         let n_bytes = self.piece.len().min(buffer.len());

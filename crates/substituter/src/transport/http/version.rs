@@ -42,6 +42,11 @@ impl Version {
         }
     }
 
+    /// Returns how long the whole file is, as far as the server says.
+    pub(super) fn n_bytes(&self) -> Option<u64> {
+        self.n_bytes
+    }
+
     /// Returns what a server has to be told so that it sends a part of no other version. A weak tag
     /// will not do: other bytes may have the same.
     pub(super) fn if_range(&self) -> Option<&str> {
@@ -84,19 +89,21 @@ impl Version {
         }
     }
 
+    /// Returns the tag, whether it is a strong or a weak one.
+    fn bare_tag(&self) -> Option<&str> {
+        let tag = self.tag.as_deref()?;
+        Some(tag.strip_prefix("W/").unwrap_or(tag))
+    }
+
     /// Returns whether two versions are the same; `None` if there is nothing to tell.
     fn compare(&self, other: &Self) -> Option<bool> {
         fn differ<T: PartialEq>(one: Option<T>, other: Option<T>) -> Option<bool> {
             Some(one? != other?)
         }
-        fn bare(tag: &Option<String>) -> Option<&str> {
-            let tag = tag.as_deref()?;
-            Some(tag.strip_prefix("W/").unwrap_or(tag))
-        }
         if differ(self.n_bytes, other.n_bytes) == Some(true) {
             return Some(false);
         }
-        let by_tag = differ(bare(&self.tag), bare(&other.tag));
+        let by_tag = differ(self.bare_tag(), other.bare_tag());
         let by_date = || differ(self.modified.as_deref(), other.modified.as_deref());
         by_tag.or_else(by_date).map(|differs| !differs)
     }
