@@ -46,6 +46,17 @@ pub(crate) struct Client {
     pub(crate) started_at: Instant,
 }
 
+/// A question without an answer.
+#[derive(Debug)]
+pub(crate) struct NoAnswer {
+    /// When it was asked.
+    pub(crate) asked_at: Duration,
+    /// What happened, to be told.
+    pub(crate) reason: String,
+    /// How long the cache wants to be left alone, if it said so.
+    pub(crate) retry_after: Option<Duration>,
+}
+
 /// What was heard about a path.
 #[derive(Debug)]
 pub(crate) enum Heard {
@@ -59,16 +70,8 @@ pub(crate) enum Heard {
     Refused(String),
     /// The cache said something that makes no sense.
     Broken(String),
-    /// Nothing came in time.
-    Stalled {
-        /// When it was asked.
-        asked_at: Duration,
-    },
-    /// The cache cannot be reached, or cannot answer.
-    NoAnswer {
-        reason: String,
-        retry_after: Option<Duration>,
-    },
+    /// The cache cannot be reached, or does not answer.
+    NoAnswer(NoAnswer),
     /// It was not asked any more.
     LeftAlone,
 }
@@ -82,16 +85,8 @@ pub(crate) enum InfoHeard {
     Usable(CacheInfo),
     /// It is no cache for this store, because of this.
     Unusable(String),
-    /// Nothing came in time.
-    Stalled {
-        /// When it was asked.
-        asked_at: Duration,
-    },
-    /// The cache cannot be reached, or cannot answer.
-    NoAnswer {
-        reason: String,
-        retry_after: Option<Duration>,
-    },
+    /// The cache cannot be reached, or does not answer.
+    NoAnswer(NoAnswer),
 }
 
 /// What came of reading a small file.
@@ -99,14 +94,12 @@ enum SmallFile {
     Contents(bytes::Bytes),
     Absent,
     Broken(String),
-    Stalled {
-        asked_at: Duration,
-    },
-    NoAnswer {
-        reason: String,
-        retry_after: Option<Duration>,
-    },
+    NoAnswer(NoAnswer),
 }
+
+/// How much longer than the user wants an answer is waited for, so that whoever waits for the server
+/// is the first to give up.
+const GRACE: Duration = Duration::from_millis(500);
 
 /// What a cache says of itself.
 const INFO_FILE: &str = "nix-cache-info";
@@ -137,14 +130,7 @@ impl Client {
                 InfoHeard::Unusable(format!("it has no '{INFO_FILE}', so it is no cache"))
             }
             SmallFile::Broken(reason) => InfoHeard::Unusable(reason),
-            SmallFile::Stalled { asked_at } => InfoHeard::Stalled { asked_at },
-            SmallFile::NoAnswer {
-                reason,
-                retry_after,
-            } => InfoHeard::NoAnswer {
-                reason,
-                retry_after,
-            },
+            SmallFile::NoAnswer(why) => InfoHeard::NoAnswer(why),
         }
     }
 
@@ -164,9 +150,9 @@ impl Client {
     pub(crate) async fn ask_path(&self, path: &StorePath, freshness: Freshness) -> Heard {
         let file = narinfo_file(path);
         if freshness == Freshness::Remembered
-            && let Some(remembered) = self.recall_path(path, &file).await
+            && let Some(heard) = self.recall_path(path, &file).await
         {
-            return Heard::Remembered(remembered);
+            return heard;
         }
         // The semaphore is never closed.
         let _permit = self.questions.acquire().await;
@@ -186,14 +172,7 @@ impl Client {
                 Heard::Absent
             }
             SmallFile::Broken(reason) => Heard::Broken(reason),
-            SmallFile::Stalled { asked_at } => Heard::Stalled { asked_at },
-            SmallFile::NoAnswer {
-                reason,
-                retry_after,
-            } => Heard::NoAnswer {
-                reason,
-                retry_after,
-            },
+            SmallFile::NoAnswer(why) => Heard::NoAnswer(why),
         }
     }
 
@@ -210,20 +189,15 @@ impl Client {
     }
 
     /// Returns what is remembered about `path`, if that is still worth anything.
-    async fn recall_path(&self, path: &StorePath, file: &str) -> Option<Option<Arc<NarInfo>>> {
-        match self.recall(file).await? {
-            Remembered::Absent => Some(None),
-            // Keys may have been taken back since it was noted.
-            Remembered::Contents(text) => match self.judge(path, text.as_bytes()) {
-                Heard::Offered(narinfo) => Some(Some(narinfo)),
-                Heard::Remembered(_)
-                | Heard::Absent
-                | Heard::Refused(_)
-                | Heard::Broken(_)
-                | Heard::Stalled { .. }
-                | Heard::NoAnswer { .. }
-                | Heard::LeftAlone => None,
-            },
+    async fn recall_path(&self, path: &StorePath, file: &str) -> Option<Heard> {
+        let Remembered::Contents(text) = self.recall(file).await? else {
+            return Some(Heard::Remembered(None));
+        };
+        // Keys may have been taken back since it was noted.
+        if let Heard::Offered(narinfo) = self.judge(path, text.as_bytes()) {
+            Some(Heard::Remembered(Some(narinfo)))
+        } else {
+            None
         }
     }
 
@@ -269,21 +243,31 @@ impl Client {
             })?;
             self.transport.read_small(&file, MAX_FILE_BYTES).await
         };
+        let no_answer = |reason, retry_after| {
+            SmallFile::NoAnswer(NoAnswer {
+                asked_at,
+                reason,
+                retry_after,
+            })
+        };
         let answer = match self.answer_timeout {
-            Some(patience) => match timeout(patience, read).await {
-                Ok(answer) => answer,
-                Err(_) => return SmallFile::Stalled { asked_at },
-            },
+            // What speaks to servers keeps the time itself, and can say what it waited for.
+            Some(patience) => {
+                let Ok(answer) = timeout(patience + GRACE, read).await else {
+                    let reason = format!("no answer in {} seconds", patience.as_secs());
+                    return no_answer(reason, None);
+                };
+                answer
+            }
             None => read.await,
         };
         match answer {
             Ok(Some(contents)) => SmallFile::Contents(contents),
             Ok(None) | Err(TransportError::Missing { .. }) => SmallFile::Absent,
             Err(error @ TransportError::Broken { .. }) => SmallFile::Broken(chain(&error)),
-            Err(error) => SmallFile::NoAnswer {
-                reason: chain(&error),
-                retry_after: error.retry_after(),
-            },
+            Err(error @ TransportError::NoAnswer { retry_after, .. }) => {
+                no_answer(chain(&error), retry_after)
+            }
         }
     }
 
@@ -309,10 +293,7 @@ impl Client {
         let opening = async {
             let permit = Arc::clone(&self.transfers).acquire_owned().await;
             let permit = permit.map_err(|error| broken(Box::new(error)))?;
-            let request = OpenRequest {
-                expected_bytes: narinfo.file_size_bytes,
-                ended,
-            };
+            let request = OpenRequest { ended };
             let compressed = self.transport.open(&url, request).await?;
             Ok((compressed, permit))
         };

@@ -151,7 +151,7 @@ impl NarInfoCache {
         let thread = std::thread::Builder::new()
             .name("narinfo-cache".to_owned())
             .spawn(move || {
-                let mut keeper = Keeper::open(dir, lifetimes);
+                let mut keeper = Keeper::open(&dir, lifetimes);
                 keeper.delete_old(now);
                 keeper.serve(receiver);
             })
@@ -192,9 +192,9 @@ struct Keeper {
 }
 
 impl Keeper {
-    fn open(dir: PathBuf, lifetimes: Lifetimes) -> Self {
+    fn open(dir: &Path, lifetimes: Lifetimes) -> Self {
         let path = dir.join(FILE_NAME);
-        let connection = make_private(&dir, &path)
+        let connection = make_private(dir, &path)
             .map_err(|error| error.to_string())
             .and_then(|()| connect_or_renew(&path))
             .map_err(|reason| give_up(&path, &reason))

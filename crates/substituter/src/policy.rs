@@ -1,7 +1,7 @@
 //! In which order caches are believed, and when one is left alone: pure.
 //!
 //! ```text
-//!            a failure, or a stall in which nothing else came
+//!            no answer, while nothing else came either
 //!   asked ───────────────────────────────────────────────────► left alone ◄──────────┐
 //!     ▲                                                            │ its time is over │ it fails
 //!     └──────────────── the probe succeeds ──── being probed ◄─────┘                  │
@@ -57,13 +57,10 @@ pub(crate) enum Leave {
 /// How a cache failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Failure {
-    /// Nothing came in time.
-    Stalled {
+    /// It could not be reached, or did not answer in time, or said that it cannot.
+    NoAnswer {
         /// When it was asked.
         asked_at: Duration,
-    },
-    /// It could not be reached, or said that it cannot answer.
-    NoAnswer {
         /// How long it wants to be left alone.
         retry_after: Option<Duration>,
     },
@@ -139,8 +136,8 @@ impl Breaker {
     /// Takes note of a failure. `jitter`, from 0 to 1, spreads the probes of many processes.
     pub(crate) fn failed(&mut self, failure: Failure, now: Duration, jitter: f64) -> Verdict {
         let asked_for = match failure {
-            // A single answer among many that come is late, or a server is gone altogether.
-            Failure::Stalled { asked_at } if self.last_success > Some(asked_at) => {
+            // Either one answer among many that come is missing, or nothing comes at all.
+            Failure::NoAnswer { asked_at, .. } if self.last_success > Some(asked_at) => {
                 return Verdict::Tolerated;
             }
             Failure::BadOffer => {
@@ -150,8 +147,7 @@ impl Breaker {
                 }
                 None
             }
-            Failure::Stalled { .. } => None,
-            Failure::NoAnswer { retry_after } => retry_after,
+            Failure::NoAnswer { retry_after, .. } => retry_after,
         };
         if matches!(self.state, State::LeftAlone { .. }) {
             return Verdict::StillLeftAlone;
@@ -178,7 +174,11 @@ mod tests {
 
     use super::*;
 
-    const NO_ANSWER: Failure = Failure::NoAnswer { retry_after: None };
+    /// Asked at some time that is not before any success.
+    const NO_ANSWER: Failure = Failure::NoAnswer {
+        asked_at: Duration::MAX,
+        retry_after: None,
+    };
 
     fn seconds(n: u64) -> Duration {
         Duration::from_secs(n)
@@ -252,7 +252,10 @@ mod tests {
     fn what_a_server_asks_for_is_honoured_up_to_a_bound() {
         for (asked_for, pause) in [(1, 10), (77, 77), (3600, 600)] {
             let retry_after = Some(seconds(asked_for));
-            let failure = Failure::NoAnswer { retry_after };
+            let failure = Failure::NoAnswer {
+                asked_at: seconds(0),
+                retry_after,
+            };
             assert_eq!(
                 Breaker::default().failed(failure, seconds(0), 0.0),
                 Verdict::LeftAlone(seconds(pause))
@@ -261,19 +264,20 @@ mod tests {
     }
 
     #[test]
-    fn one_late_answer_among_many_does_not_cost_the_cache() {
+    fn one_answer_that_is_missing_among_many_does_not_cost_the_cache() {
         let mut breaker = Breaker::default();
         breaker.succeeded(seconds(3));
-        let stalled = Failure::Stalled {
-            asked_at: seconds(2),
-        };
-        assert_eq!(breaker.failed(stalled, seconds(7), 0.0), Verdict::Tolerated);
-        assert!(!breaker.is_open());
-        let stalled = Failure::Stalled {
-            asked_at: seconds(4),
+        let asked_at = |n| Failure::NoAnswer {
+            asked_at: seconds(n),
+            retry_after: None,
         };
         assert_eq!(
-            breaker.failed(stalled, seconds(9), 0.0),
+            breaker.failed(asked_at(2), seconds(7), 0.0),
+            Verdict::Tolerated
+        );
+        assert!(!breaker.is_open());
+        assert_eq!(
+            breaker.failed(asked_at(4), seconds(9), 0.0),
             Verdict::LeftAlone(seconds(10))
         );
         assert!(breaker.is_open());

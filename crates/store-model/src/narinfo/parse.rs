@@ -63,11 +63,16 @@ struct Fields {
     nar_hash: Option<NarHash>,
     nar_size_bytes: Option<u64>,
     references: Option<BTreeSet<StorePath>>,
-    /// `Some(None)` if the line is there and says that nobody knows.
-    deriver: Option<Option<StorePath>>,
+    deriver: Option<Deriver>,
     system: Option<()>,
     signatures: BTreeSet<String>,
     content_address: Option<String>,
+}
+
+/// What the line about the deriver says.
+enum Deriver {
+    Unknown,
+    Known(StorePath),
 }
 
 impl Fields {
@@ -126,7 +131,7 @@ impl Fields {
                 nar_hash: self.nar_hash.ok_or_else(|| missing("NarHash"))?,
                 nar_size_bytes,
                 references: self.references.unwrap_or_default(),
-                deriver: self.deriver.flatten(),
+                deriver: self.deriver.and_then(Deriver::known),
                 registration_time: 0,
                 ultimate: false,
                 signatures: self.signatures,
@@ -174,9 +179,18 @@ fn parse_references(value: &str) -> Result<BTreeSet<StorePath>, Error> {
     Ok(references)
 }
 
-fn parse_deriver(value: &str) -> Result<Option<StorePath>, Error> {
+fn parse_deriver(value: &str) -> Result<Deriver, Error> {
     match value {
-        "unknown-deriver" => Ok(None),
-        base_name => base_name.parse().map(Some),
+        "unknown-deriver" => Ok(Deriver::Unknown),
+        base_name => base_name.parse().map(Deriver::Known),
+    }
+}
+
+impl Deriver {
+    fn known(self) -> Option<StorePath> {
+        match self {
+            Self::Unknown => None,
+            Self::Known(path) => Some(path),
+        }
     }
 }

@@ -81,7 +81,7 @@ impl Field {
             }
             Self::Seconds(lens) => *lens(settings) = parse_limit_seconds(text)?,
             Self::Lifetime(lens) => {
-                *lens(settings) = parse_limit_seconds(text)?.unwrap_or_default()
+                *lens(settings) = parse_limit_seconds(text)?.unwrap_or_default();
             }
             Self::Bytes(lens) => *lens(settings) = Some(parse_count(text)?).filter(|n| *n > 0),
             Self::Text(lens) => text.clone_into(lens(settings)),

@@ -15,7 +15,7 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use crate::Error;
-use crate::client::{Client, Heard, InfoHeard};
+use crate::client::{Client, Heard, InfoHeard, NoAnswer};
 use crate::error::chain;
 use crate::messages::{FetchProgressed, Freshness, NarTransfer, TransferGuard};
 use crate::policy::{Breaker, Failure, Leave, Rank, Verdict};
@@ -97,10 +97,7 @@ struct OpenFailed {
 #[derive(Debug)]
 enum OpenFailure {
     Missing,
-    NoAnswer {
-        reason: String,
-        retry_after: Option<Duration>,
-    },
+    NoAnswer(NoAnswer),
 }
 
 /// What is asked for, once however many want to know.
@@ -233,6 +230,15 @@ impl BinaryCache {
         verdict
     }
 
+    /// Takes note of a question without an answer.
+    fn miss(&mut self, why: &NoAnswer) -> Verdict {
+        let failure = Failure::NoAnswer {
+            asked_at: why.asked_at,
+            retry_after: why.retry_after,
+        };
+        self.fail(failure, &why.reason)
+    }
+
     fn refuse(&mut self, path: &StorePath, reason: &str) {
         self.n_refusals += 1;
         let path = self.client.trust.store_dir.print(path);
@@ -250,11 +256,6 @@ impl BinaryCache {
     }
 }
 
-fn stalled_reason(patience: Option<Duration>) -> String {
-    let n_seconds = patience.unwrap_or_default().as_secs();
-    format!("it gave no answer for {n_seconds} seconds ('cache-answer-timeout')")
-}
-
 impl Actor for BinaryCache {
     type Context = Context<Self>;
 }
@@ -267,9 +268,9 @@ impl Handler<AskCache> for BinaryCache {
             path: asked.path,
             freshness: asked.freshness,
         };
-        let (asker, answer) = oneshot::channel();
+        let (reply, answer) = oneshot::channel();
         let askers = self.askers.entry(question.clone()).or_default();
-        askers.push(asker);
+        askers.push(reply);
         if askers.len() == 1 {
             self.begin(question, ctx);
         }
@@ -298,15 +299,8 @@ impl Handler<InfoAnswered> for BinaryCache {
                 tracing::warn!("'{}' is not used: {reason}", self.client.name);
                 self.info = Info::Unusable;
             }
-            InfoHeard::Stalled { asked_at } => {
-                let reason = stalled_reason(self.client.answer_timeout);
-                self.fail(Failure::Stalled { asked_at }, &reason);
-            }
-            InfoHeard::NoAnswer {
-                reason,
-                retry_after,
-            } => {
-                self.fail(Failure::NoAnswer { retry_after }, &reason);
+            InfoHeard::NoAnswer(why) => {
+                self.miss(&why);
             }
         }
         if was_asked && matches!(self.info, Info::Asked(_)) {
@@ -348,22 +342,17 @@ impl Handler<PathAnswered> for BinaryCache {
                 self.fail(Failure::BadOffer, "too much of what it says makes no sense");
                 Word::Refused
             }
-            Heard::Stalled { asked_at } => {
-                let reason = stalled_reason(self.client.answer_timeout);
-                let verdict = self.fail(Failure::Stalled { asked_at }, &reason);
-                if verdict == Verdict::Tolerated && turn == Turn::First {
+            Heard::NoAnswer(why) => match (self.miss(&why), turn) {
+                (Verdict::Tolerated, Turn::First) => {
                     self.ask(question, Turn::Second, ctx);
                     return;
                 }
-                Word::None
-            }
-            Heard::NoAnswer {
-                reason,
-                retry_after,
-            } => {
-                self.fail(Failure::NoAnswer { retry_after }, &reason);
-                Word::None
-            }
+                (Verdict::Tolerated, Turn::Second) => {
+                    self.refuse(&question.path, &why.reason);
+                    Word::None
+                }
+                (Verdict::LeftAlone(_) | Verdict::StillLeftAlone, _) => Word::None,
+            },
         };
         self.answer(&question, word);
     }
@@ -382,9 +371,12 @@ impl Handler<OpenNar> for BinaryCache {
         let printed_path = client.trust.store_dir.print(&path);
         let (alive, wanted) = oneshot::channel();
         let (reply, opened) = oneshot::channel();
+        let asked_at = self.now();
         self.runtime.spawn(async move {
             let result = client.open(&asked.narinfo, asked.progress, wanted).await;
-            if let Some(failure) = result.as_ref().err().and_then(OpenFailure::of) {
+            if let Err(error) = &result
+                && let Some(failure) = OpenFailure::of(error, asked_at)
+            {
                 cache.do_send(OpenFailed { path, failure });
             }
             // The asker may be gone: then this ends the transfer.
@@ -409,14 +401,15 @@ impl Handler<OpenNar> for BinaryCache {
 }
 
 impl OpenFailure {
-    /// Returns what a failed download says of the cache, if it says anything.
-    fn of(error: &TransportError) -> Option<Self> {
+    /// Returns what a download that failed says of the cache, if it says anything.
+    fn of(error: &TransportError, asked_at: Duration) -> Option<Self> {
         match error {
             TransportError::Missing { .. } => Some(Self::Missing),
-            TransportError::NoAnswer { retry_after, .. } => Some(Self::NoAnswer {
+            TransportError::NoAnswer { retry_after, .. } => Some(Self::NoAnswer(NoAnswer {
+                asked_at,
                 reason: chain(error),
                 retry_after: *retry_after,
-            }),
+            })),
             TransportError::Broken { .. } => None,
         }
     }
@@ -429,11 +422,8 @@ impl Handler<OpenFailed> for BinaryCache {
         match failed.failure {
             // The archive was deleted since the answer was noted.
             OpenFailure::Missing => self.client.forget(&failed.path),
-            OpenFailure::NoAnswer {
-                reason,
-                retry_after,
-            } => {
-                self.fail(Failure::NoAnswer { retry_after }, &reason);
+            OpenFailure::NoAnswer(why) => {
+                self.miss(&why);
             }
         }
     }

@@ -56,7 +56,7 @@ fn read_all(compression: Compression, compressed: &[u8]) -> io::Result<Vec<u8>> 
 fn sample() -> Vec<u8> {
     // Repetitive and not, so that every kind both copies and invents.
     (0..200_000_u32)
-        .map(|idx| (idx.wrapping_mul(2_654_435_761) >> (idx % 29)) as u8)
+        .map(|idx| (idx.wrapping_mul(2_654_435_761) >> (idx % 29)).to_le_bytes()[0])
         .chain(std::iter::repeat_n(7, 100_000))
         .collect()
 }

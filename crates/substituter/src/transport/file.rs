@@ -204,10 +204,7 @@ mod tests {
 
     fn open_request() -> (oneshot::Sender<()>, OpenRequest) {
         let (alive, ended) = oneshot::channel();
-        let request = OpenRequest {
-            expected_bytes: None,
-            ended,
-        };
+        let request = OpenRequest { ended };
         (alive, request)
     }
 

@@ -17,10 +17,11 @@ use tokio::sync::oneshot;
 use crate::address::{CacheAddress, Place};
 use crate::error::chain;
 
-use self::http::{HttpError, HttpTransport, Provisions, Web};
+mod file;
+mod http;
 
-pub(crate) mod file;
-pub(crate) mod http;
+use file::FileTransport;
+use http::{HttpError, HttpTransport, Provisions, Web};
 
 /// Where the bytes of one cache come from.
 pub(crate) trait Transport: Send + Sync + fmt::Debug {
@@ -50,8 +51,6 @@ pub(crate) trait Transport: Send + Sync + fmt::Debug {
 /// How a large file is to be read.
 #[derive(Debug)]
 pub(crate) struct OpenRequest {
-    /// How many bytes the file is said to have: a hint of whoever wrote the narinfo.
-    pub(crate) expected_bytes: Option<u64>,
     /// Closed when nobody wants the file any more. The reader blocks its thread while it waits for
     /// bytes, and then ends with an error at once, also in the midst of waiting.
     pub(crate) ended: oneshot::Receiver<()>,
@@ -83,7 +82,7 @@ impl<'a> Connector<'a> {
     /// It cannot be read at all; the text says why.
     pub(crate) fn connect(&mut self, address: &CacheAddress) -> Result<Box<dyn Transport>, String> {
         match &address.place {
-            Place::Directory(root) => Ok(Box::new(file::FileTransport::new(root.clone()))),
+            Place::Directory(root) => Ok(Box::new(FileTransport::new(root.clone()))),
             Place::Server(url) => {
                 let transport = self.web().and_then(|web| HttpTransport::new(web, url));
                 let transport = transport.map_err(|error| chain(&error))?;
@@ -144,14 +143,4 @@ pub(crate) fn given_up() -> io::Error {
         io::ErrorKind::ConnectionAborted,
         "nobody wants the file any more",
     )
-}
-
-impl TransportError {
-    /// Returns how long the cache wants to be left alone, if it said so.
-    pub(crate) fn retry_after(&self) -> Option<Duration> {
-        match self {
-            Self::NoAnswer { retry_after, .. } => *retry_after,
-            Self::Missing { .. } | Self::Broken { .. } => None,
-        }
-    }
 }

@@ -41,10 +41,7 @@ pub(super) struct Source {
 /// # Errors
 /// The server does not give the file, also not when it is asked again.
 pub(super) async fn open(source: Source, request: OpenRequest) -> Result<Body, HttpError> {
-    let OpenRequest {
-        expected_bytes,
-        ended,
-    } = request;
+    let OpenRequest { ended } = request;
     let (pieces, received) = mpsc::channel(N_PIECES);
     let (opened, head) = oneshot::channel();
     let shown = source.shown.clone();
@@ -52,7 +49,6 @@ pub(super) async fn open(source: Source, request: OpenRequest) -> Result<Body, H
         attempts: Attempts::new(source.web.n_attempts),
         source,
         pieces: pieces.clone(),
-        expected_bytes,
         opened: Some(opened),
         version: Version::default(),
         position: 0,
@@ -88,7 +84,6 @@ enum Piece {
 struct Transfer {
     source: Source,
     pieces: mpsc::Sender<Piece>,
-    expected_bytes: Option<u64>,
     /// Waits to hear whether there is a file.
     opened: Option<oneshot::Sender<Result<(), HttpError>>>,
     attempts: Attempts,
@@ -137,13 +132,6 @@ impl Transfer {
         let headers: &HeaderMap = response.headers();
         if self.position == 0 {
             self.version = Version::of_whole(headers);
-            let n_bytes = self.version.n_bytes();
-            if n_bytes.is_some() && self.expected_bytes.is_some() && n_bytes != self.expected_bytes
-            {
-                return Err(HttpError::Misbehaved {
-                    what: "has a file of another length than the cache promises",
-                });
-            }
             return Ok(0);
         }
         match self

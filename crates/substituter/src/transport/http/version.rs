@@ -42,11 +42,6 @@ impl Version {
         }
     }
 
-    /// Returns how long the whole file is, as far as the server says.
-    pub(super) fn n_bytes(&self) -> Option<u64> {
-        self.n_bytes
-    }
-
     /// Returns what a server has to be told so that it sends a part of no other version. A weak tag
     /// will not do: other bytes may have the same.
     pub(super) fn if_range(&self) -> Option<&str> {

@@ -81,10 +81,7 @@ impl User {
         file: &str,
     ) -> Result<(Box<dyn Read + Send>, oneshot::Sender<()>), TransportError> {
         let (guard, ended) = oneshot::channel();
-        let request = OpenRequest {
-            expected_bytes: None,
-            ended,
-        };
+        let request = OpenRequest { ended };
         let file = file.parse().unwrap();
         let open = self.transport.open(&file, request);
         let body = self.runtime.block_on(open)?;

@@ -175,22 +175,6 @@ fn a_file_that_changed_meanwhile_is_not_patched_together() {
 }
 
 #[test]
-fn a_file_of_another_length_than_promised_is_not_begun() {
-    let server = Server::start(|_| answer(200, &[], b"hello"));
-    let user = User::at(&server);
-    for (n_promised, is_given) in [(None, true), (Some(5), true), (Some(6), false)] {
-        let (_guard, ended) = oneshot::channel();
-        let request = OpenRequest {
-            expected_bytes: n_promised,
-            ended,
-        };
-        let file = "x".parse().unwrap();
-        let opened = user.runtime.block_on(user.transport.open(&file, request));
-        assert_eq!(opened.is_ok(), is_given, "{n_promised:?}");
-    }
-}
-
-#[test]
 fn a_transfer_ends_at_once_under_a_reader_who_waits() {
     let (is_gone, gone) = mpsc::channel();
     let server = Server::start(move |_| {
