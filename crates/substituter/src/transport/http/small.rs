@@ -1,5 +1,7 @@
 //! A small file of a cache, wholly.
 
+use std::time::Duration;
+
 use bytes::{Bytes, BytesMut};
 use reqwest::{Response, Url};
 use tokio::time::Instant;
@@ -12,7 +14,8 @@ use super::{HttpError, Web, encoding as encodings, random};
 /// Reads a file; `None` if there is none.
 ///
 /// # Errors
-/// The server does not give it, also not when it is asked again, or it is longer than `max_bytes`.
+/// The server does not give it, also not when it is asked again, or not in time, or it is longer than
+/// `max_bytes`.
 pub(super) async fn read(
     web: &Web,
     origin: &Origin,
@@ -20,18 +23,44 @@ pub(super) async fn read(
     max_bytes: usize,
 ) -> Result<Option<Bytes>, HttpError> {
     let mut attempts = Attempts::new(web.n_attempts);
+    let deadline = web.answer_limit.map(|limit| Deadline {
+        limit,
+        at: Instant::now() + limit,
+    });
     loop {
-        let error = match read_once(web, origin, url, max_bytes).await {
+        let attempt = read_once(web, origin, url, max_bytes);
+        let error = match unless_late(deadline, attempt).await {
             Ok(file) => return Ok(Some(file)),
             Err(HttpError::Missing { .. }) => return Ok(None),
             Err(error) => error,
         };
-        let Some(delay) = attempts.wait_after(&error, random()) else {
+        // Nobody waits for an attempt that could only be late.
+        let is_late = |delay| deadline.is_some_and(|by| Instant::now() + delay >= by.at);
+        let delay = attempts.wait_after(&error, random());
+        let Some(delay) = delay.filter(|delay| !is_late(*delay)) else {
             return Err(error);
         };
         tracing::debug!("asking {origin:?} again in {delay:?}: {error}");
         tokio::time::sleep(delay).await;
     }
+}
+
+/// When all attempts have to be over.
+#[derive(Debug, Clone, Copy)]
+struct Deadline {
+    limit: Duration,
+    at: Instant,
+}
+
+async fn unless_late(
+    deadline: Option<Deadline>,
+    attempt: impl Future<Output = Result<Bytes, HttpError>>,
+) -> Result<Bytes, HttpError> {
+    let Some(Deadline { limit, at }) = deadline else {
+        return attempt.await;
+    };
+    let attempted = tokio::time::timeout_at(at, attempt).await;
+    attempted.unwrap_or(Err(HttpError::Unanswered { limit }))
 }
 
 async fn read_once(

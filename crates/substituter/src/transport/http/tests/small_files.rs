@@ -153,6 +153,30 @@ fn one_who_never_answers_costs_a_time_out() {
 }
 
 #[test]
+fn a_question_is_given_up_when_its_answer_is_late_whatever_keeps_it() {
+    let server = Server::start(move |request| match request.target.as_str() {
+        "/silent" => vec![Step::Stall],
+        "/drip" => vec![
+            Step::Send(head(200, &[("Content-Length", "500")])),
+            Step::Drip(vec![b'x'; 500], Duration::from_millis(50)),
+        ],
+        _ => answer(503, &[("Retry-After", "10")], b""),
+    });
+    let provisions = Provisions {
+        answer_limit: Some(Duration::from_millis(200)),
+        ..provisions()
+    };
+    let user = User::of(&server.url("/"), provisions);
+    for file in ["silent", "drip"] {
+        let error = within(Duration::from_secs(2), || user.read_failing(file));
+        assert!(error.ends_with("no whole answer within 200 ms"), "{error}");
+    }
+    let error = within(Duration::from_secs(2), || user.read_failing("busy"));
+    assert!(error.ends_with("503 (Service Unavailable)"), "{error}");
+    assert_eq!(server.requests().len(), 3);
+}
+
+#[test]
 fn a_question_that_nobody_waits_for_ends_with_its_connection() {
     let (is_gone, gone) = mpsc::channel();
     let server = Server::start(move |_| {
