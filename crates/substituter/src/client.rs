@@ -3,6 +3,7 @@
 //! It runs on the substituter's own threads and knows no actor; what it hears goes back to the
 //! cache's actor, which decides.
 
+use std::fmt;
 use std::io::{self, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,7 +13,7 @@ use actix::Recipient;
 use store_model::StorePath;
 use store_model::narinfo::{CacheInfo, MAX_FILE_BYTES, NarInfo, RelativeUrl};
 use tokio::sync::{Semaphore, oneshot};
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use crate::error::chain;
 use crate::messages::{FetchProgressed, Freshness};
@@ -20,6 +21,21 @@ use crate::narinfo_cache::{FileKey, NarInfoCache, Remembered, UnixTime};
 use crate::transfer::unwrap_archive;
 use crate::transport::{self, Cause, OpenRequest, Transport, TransportError};
 use crate::trust::{Signatures, Trust};
+
+/// The machine's clocks, or a test's.
+#[derive(Clone)]
+pub(crate) struct Clocks {
+    /// How much time has passed since the substituter started; no clock that can be set.
+    pub(crate) passed: Arc<dyn Fn() -> Duration + Send + Sync>,
+    /// By which answers of earlier runs grow old.
+    pub(crate) unix: Arc<dyn Fn() -> UnixTime + Send + Sync>,
+}
+
+impl fmt::Debug for Clocks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Clocks")
+    }
+}
 
 /// What is needed to ask one cache.
 #[derive(Debug)]
@@ -33,8 +49,8 @@ pub(crate) struct Client {
     pub(crate) answer_timeout: Option<Duration>,
     /// Where its answers are remembered; `None` for a cache that is quicker than that.
     pub(crate) memory: Option<NarInfoCache>,
-    /// Tells the time by which answers grow old.
-    pub(crate) clock: fn() -> UnixTime,
+    /// Tells the time.
+    pub(crate) clocks: Clocks,
     /// One permit for each question at once.
     pub(crate) questions: Arc<Semaphore>,
     /// One permit for each download at once. Not those of the questions: a download can wait for its
@@ -42,8 +58,6 @@ pub(crate) struct Client {
     pub(crate) transfers: Arc<Semaphore>,
     /// Set while the cache is left alone, so that questions that still queue for a permit end.
     pub(crate) is_left_alone: AtomicBool,
-    /// The beginning of all times that are told.
-    pub(crate) started_at: Instant,
 }
 
 /// A question without an answer.
@@ -97,10 +111,6 @@ enum SmallFile {
     NoAnswer(NoAnswer),
 }
 
-/// How much longer than the user wants an answer is waited for, so that whoever waits for the server
-/// is the first to give up.
-const GRACE: Duration = Duration::from_millis(500);
-
 /// What a cache says of itself.
 const INFO_FILE: &str = "nix-cache-info";
 
@@ -110,6 +120,11 @@ fn narinfo_file(path: &StorePath) -> String {
 }
 
 impl Client {
+    /// Returns how much time has passed since the substituter started.
+    pub(crate) fn now(&self) -> Duration {
+        (self.clocks.passed)()
+    }
+
     /// Asks the cache what it is.
     pub(crate) async fn ask_info(&self, freshness: Freshness) -> InfoHeard {
         if freshness == Freshness::Remembered
@@ -203,7 +218,7 @@ impl Client {
 
     async fn recall(&self, file: &str) -> Option<Remembered> {
         let memory = self.memory.as_ref()?;
-        memory.recall(self.key(file), (self.clock)()).await
+        memory.recall(self.key(file), (self.clocks.unix)()).await
     }
 
     /// Remembers what the cache has as `file`; `None` if it does not have it.
@@ -217,7 +232,7 @@ impl Client {
             // What has been understood is text.
             Some(Err(_)) => return,
         };
-        memory.note(self.key(file), remembered, (self.clock)());
+        memory.note(self.key(file), remembered, (self.clocks.unix)());
     }
 
     /// Forgets what the cache said about `path`.
@@ -235,7 +250,7 @@ impl Client {
     }
 
     async fn read_small(&self, file: &str) -> SmallFile {
-        let asked_at = self.started_at.elapsed();
+        let asked_at = self.now();
         let read = async {
             let file: RelativeUrl = file.parse().map_err(|error| TransportError::Broken {
                 address: format!("{}/{file}", self.name),
@@ -251,10 +266,9 @@ impl Client {
             })
         };
         let answer = match self.answer_timeout {
-            // What speaks to servers keeps the time itself, and can say what it waited for.
             Some(patience) => {
-                let Ok(answer) = timeout(patience + GRACE, read).await else {
-                    let reason = format!("no answer in {} seconds", patience.as_secs());
+                let Ok(answer) = timeout(patience, read).await else {
+                    let reason = format!("no answer in {patience:?} ('cache-answer-timeout')");
                     return no_answer(reason, None);
                 };
                 answer

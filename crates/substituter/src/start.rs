@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use crate::Error;
 use crate::actors::{BinaryCache, Cache, Substituter};
 use crate::address::{CacheAddress, Place};
-use crate::client::Client;
+use crate::client::{Client, Clocks};
 use crate::narinfo_cache::{Lifetimes, NarInfoCache, UnixTime};
 use crate::runtime::Engine;
 use crate::transport::Connector;
@@ -35,6 +35,20 @@ pub fn start(
     cache_dir: PathBuf,
     environment: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Addr<Substituter>, Error> {
+    start_with(settings, store_dir, cache_dir, environment, &clocks())
+}
+
+/// Starts with other clocks.
+///
+/// # Errors
+/// As [`start`].
+pub(crate) fn start_with(
+    settings: &Settings,
+    store_dir: StoreDir,
+    cache_dir: PathBuf,
+    environment: &dyn Fn(&str) -> Option<String>,
+    clocks: &Clocks,
+) -> Result<Addr<Substituter>, Error> {
     let trust = Arc::new(read_trust(settings, store_dir)?);
     let addresses = if settings.substitute {
         read_addresses(&settings.substituters)
@@ -45,11 +59,10 @@ pub fn start(
         return Ok(Substituter::new(Vec::new(), None, None).start());
     }
     let mut engine = Engine::start()?;
-    let started_at = Instant::now();
     let is_remote = |address: &CacheAddress| matches!(address.place, Place::Server(_));
     let memory = if addresses.iter().any(is_remote) {
         let lifetimes = Lifetimes::from_settings(settings);
-        let (memory, thread) = NarInfoCache::start(cache_dir, lifetimes, unix_time())?;
+        let (memory, thread) = NarInfoCache::start(cache_dir, lifetimes, (clocks.unix)())?;
         engine.keep(thread);
         Some(memory)
     } else {
@@ -79,11 +92,10 @@ pub fn start(
             answer_timeout: settings.cache_answer_timeout,
             // A directory is asked as quickly as the memory, as with Nix.
             memory: memory.clone().filter(|_| is_remote(&address)),
-            clock: unix_time,
+            clocks: clocks.clone(),
             questions: permits(settings.http_connections),
             transfers: permits(settings.http_connections),
             is_left_alone: AtomicBool::new(false),
-            started_at,
         });
         let cache = BinaryCache::new(client, engine.handle(), caches.len(), address.priority);
         caches.push(Cache {
@@ -94,7 +106,16 @@ pub fn start(
     Ok(Substituter::new(caches, settings.cache_answer_timeout, Some(engine)).start())
 }
 
-/// Returns the time by which answers of earlier runs grow old.
+/// Returns the machine's own clocks.
+fn clocks() -> Clocks {
+    let started_at = Instant::now();
+    Clocks {
+        passed: Arc::new(move || started_at.elapsed()),
+        unix: Arc::new(unix_time),
+    }
+}
+
+/// Returns the seconds since 1970.
 fn unix_time() -> UnixTime {
     #[expect(
         clippy::disallowed_methods,

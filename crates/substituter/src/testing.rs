@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+pub(crate) mod server;
+
 /// Returns where the caches are that Nix 2.8 wrote.
 pub(crate) fn fixtures() -> PathBuf {
     let shared = std::env::var_os("GOAL_SHARED").map_or_else(

@@ -252,7 +252,7 @@ impl BinaryCache {
     }
 
     fn now(&self) -> Duration {
-        self.client.started_at.elapsed()
+        self.client.now()
     }
 }
 

@@ -1,5 +1,7 @@
 //! Caches that Nix 2.8 wrote, and caches that somebody broke.
 
+mod servers;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};

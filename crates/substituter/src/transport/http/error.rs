@@ -60,12 +60,6 @@ pub(crate) enum HttpError {
         /// How long was waited.
         limit: Duration,
     },
-    /// The whole answer did not come in time.
-    #[error("there was no whole answer within {} ms", limit.as_millis())]
-    Unanswered {
-        /// How long was waited.
-        limit: Duration,
-    },
     /// Too little came for too long.
     #[error("the server sent nothing, or almost nothing, for {} ms", limit.as_millis())]
     Stalled {
@@ -145,7 +139,6 @@ impl HttpError {
             },
             Self::Connect(_)
             | Self::ConnectTimedOut { .. }
-            | Self::Unanswered { .. }
             | Self::Stalled { .. }
             | Self::Interrupted(_) => true,
             Self::Address { .. }

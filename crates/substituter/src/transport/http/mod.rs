@@ -65,7 +65,8 @@ pub(crate) struct Provisions {
     pub(crate) connect_limit: Duration,
     /// How long a server may be silent (`stalled-download-timeout`).
     pub(crate) stall_limit: Option<Duration>,
-    /// How long a small file may take, all attempts together (`cache-answer-timeout`).
+    /// How long is waited for a small file by whoever asks for it (`cache-answer-timeout`), so that no
+    /// attempt is waited for that would be later.
     pub(crate) answer_limit: Option<Duration>,
 }
 

@@ -1,7 +1,5 @@
 //! A small file of a cache, wholly.
 
-use std::time::Duration;
-
 use bytes::{Bytes, BytesMut};
 use reqwest::{Response, Url};
 use tokio::time::Instant;
@@ -14,8 +12,7 @@ use super::{HttpError, Web, encoding as encodings, random};
 /// Reads a file; `None` if there is none.
 ///
 /// # Errors
-/// The server does not give it, also not when it is asked again, or not in time, or it is longer than
-/// `max_bytes`.
+/// The server does not give it, also not when it is asked again, or it is longer than `max_bytes`.
 pub(super) async fn read(
     web: &Web,
     origin: &Origin,
@@ -23,19 +20,16 @@ pub(super) async fn read(
     max_bytes: usize,
 ) -> Result<Option<Bytes>, HttpError> {
     let mut attempts = Attempts::new(web.n_attempts);
-    let deadline = web.answer_limit.map(|limit| Deadline {
-        limit,
-        at: Instant::now() + limit,
-    });
+    let begun = Instant::now();
     loop {
-        let attempt = read_once(web, origin, url, max_bytes);
-        let error = match unless_late(deadline, attempt).await {
+        let error = match read_once(web, origin, url, max_bytes).await {
             Ok(file) => return Ok(Some(file)),
             Err(HttpError::Missing { .. }) => return Ok(None),
             Err(error) => error,
         };
-        // Nobody waits for an attempt that could only be late.
-        let is_late = |delay| deadline.is_some_and(|by| Instant::now() + delay >= by.at);
+        // Whoever asks would not wait for an attempt that is that late, nor hear this error.
+        let is_late =
+            |delay| matches!(web.answer_limit, Some(limit) if begun.elapsed() + delay >= limit);
         let delay = attempts.wait_after(&error, random());
         let Some(delay) = delay.filter(|delay| !is_late(*delay)) else {
             return Err(error);
@@ -43,24 +37,6 @@ pub(super) async fn read(
         tracing::debug!("asking {origin:?} again in {delay:?}: {error}");
         tokio::time::sleep(delay).await;
     }
-}
-
-/// When all attempts have to be over.
-#[derive(Debug, Clone, Copy)]
-struct Deadline {
-    limit: Duration,
-    at: Instant,
-}
-
-async fn unless_late(
-    deadline: Option<Deadline>,
-    attempt: impl Future<Output = Result<Bytes, HttpError>>,
-) -> Result<Bytes, HttpError> {
-    let Some(Deadline { limit, at }) = deadline else {
-        return attempt.await;
-    };
-    let attempted = tokio::time::timeout_at(at, attempt).await;
-    attempted.unwrap_or(Err(HttpError::Unanswered { limit }))
 }
 
 async fn read_once(

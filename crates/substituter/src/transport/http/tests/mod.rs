@@ -2,7 +2,6 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
-mod server;
 mod small_files;
 mod transfers;
 mod trust;
@@ -15,10 +14,9 @@ use bytes::Bytes;
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 
-use self::server::Server;
-use crate::error::chain;
-
 use super::{HttpTransport, OpenRequest, Provisions, Transport, TransportError, Web};
+use crate::error::chain;
+use crate::testing::server::Server;
 
 /// More than a test of something that happens at once ever takes.
 const SOON: Duration = Duration::from_secs(20);

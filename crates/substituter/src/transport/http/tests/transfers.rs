@@ -4,8 +4,8 @@ use std::io::Write as _;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use super::server::{Request, Server, Step, answer, head};
 use super::*;
+use crate::testing::server::{Request, Server, Step, answer, head};
 
 const N_BYTES: usize = 3 << 20;
 

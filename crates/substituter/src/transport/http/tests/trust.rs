@@ -1,7 +1,7 @@
 //! Whom a transport believes, and what it tells to whom.
 
-use super::server::{Authority, Flaw, Server, answer, redirect};
 use super::*;
+use crate::testing::server::{Authority, Flaw, Server, answer, redirect};
 
 fn trusting(authority: &Authority) -> Provisions {
     Provisions {

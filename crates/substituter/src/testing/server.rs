@@ -14,7 +14,7 @@ use rustls::pki_types::PrivateKeyDer;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 /// A server on this machine, which ends with the value.
-pub(super) struct Server {
+pub(crate) struct Server {
     port: u16,
     scheme: &'static str,
     seen: Arc<Seen>,
@@ -22,17 +22,17 @@ pub(super) struct Server {
 
 /// What the server was asked.
 #[derive(Debug, Clone)]
-pub(super) struct Request {
+pub(crate) struct Request {
     /// As it stands in the request: path and query, or an address if a proxy is asked.
-    pub(super) target: String,
+    pub(crate) target: String,
     /// By name in small letters.
-    pub(super) headers: BTreeMap<String, String>,
+    pub(crate) headers: BTreeMap<String, String>,
     /// How many requests came before.
-    pub(super) n_before: usize,
+    pub(crate) n_before: usize,
 }
 
 /// What the server does about a request, one after the other.
-pub(super) enum Step {
+pub(crate) enum Step {
     Send(Vec<u8>),
     /// Byte by byte, with so much time between them.
     Drip(Vec<u8>, Duration),
@@ -56,12 +56,12 @@ struct Seen {
 
 impl Server {
     /// Starts a server that speaks plain HTTP.
-    pub(super) fn start(script: impl Fn(&Request) -> Vec<Step> + Send + Sync + 'static) -> Self {
+    pub(crate) fn start(script: impl Fn(&Request) -> Vec<Step> + Send + Sync + 'static) -> Self {
         Self::listen("http", script, None)
     }
 
     /// Starts a server that shows a certificate.
-    pub(super) fn start_with_tls(
+    pub(crate) fn start_with_tls(
         tls: ServerConfig,
         script: impl Fn(&Request) -> Vec<Step> + Send + Sync + 'static,
     ) -> Self {
@@ -94,21 +94,21 @@ impl Server {
     }
 
     /// Returns an address at this server, which is called `localhost`.
-    pub(super) fn url(&self, path: &str) -> String {
+    pub(crate) fn url(&self, path: &str) -> String {
         format!("{}://localhost:{}{path}", self.scheme, self.port)
     }
 
     /// Returns the same by the server's number, which makes it another host.
-    pub(super) fn url_by_number(&self, path: &str) -> String {
+    pub(crate) fn url_by_number(&self, path: &str) -> String {
         format!("{}://127.0.0.1:{}{path}", self.scheme, self.port)
     }
 
-    pub(super) fn requests(&self) -> Vec<Request> {
+    pub(crate) fn requests(&self) -> Vec<Request> {
         let requests = self.seen.requests.lock();
         requests.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub(super) fn n_connections(&self) -> usize {
+    pub(crate) fn n_connections(&self) -> usize {
         self.seen.n_connections.load(Ordering::SeqCst)
     }
 }
@@ -122,7 +122,7 @@ impl Drop for Server {
 }
 
 /// Answers with a status and a body.
-pub(super) fn answer(status: u16, headers: &[(&str, &str)], body: &[u8]) -> Vec<Step> {
+pub(crate) fn answer(status: u16, headers: &[(&str, &str)], body: &[u8]) -> Vec<Step> {
     let length = body.len().to_string();
     let mut headers = headers.to_vec();
     headers.push(("Content-Length", &length));
@@ -132,26 +132,26 @@ pub(super) fn answer(status: u16, headers: &[(&str, &str)], body: &[u8]) -> Vec<
 }
 
 /// Returns what stands before a body.
-pub(super) fn head(status: u16, headers: &[(&str, &str)]) -> Vec<u8> {
+pub(crate) fn head(status: u16, headers: &[(&str, &str)]) -> Vec<u8> {
     let fields = headers.iter();
     let fields = fields.map(|(name, value)| format!("{name}: {value}\r\n"));
     format!("HTTP/1.1 {status} So\r\n{}\r\n", fields.collect::<String>()).into_bytes()
 }
 
 /// Sends a client elsewhere.
-pub(super) fn redirect(location: &str) -> Vec<Step> {
+pub(crate) fn redirect(location: &str) -> Vec<Step> {
     answer(302, &[("Location", location)], b"elsewhere")
 }
 
 /// A host that lets nobody connect, and says so to nobody.
-pub(super) struct BlackHole {
+pub(crate) struct BlackHole {
     listener: TcpListener,
     /// They fill the queue that nobody takes connections from.
     _queued: Vec<OwnedFd>,
 }
 
 impl BlackHole {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
         rustix::net::listen(&listener, 0).expect("it listens already");
         let address = listener.local_addr().expect("it has an address");
@@ -169,29 +169,29 @@ impl BlackHole {
         }
     }
 
-    pub(super) fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         let address = self.listener.local_addr().expect("it has an address");
         format!("http://{address}/")
     }
 }
 
 /// Somebody who vouches for servers.
-pub(super) struct Authority {
+pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
     /// In PEM.
-    pub(super) certificate: String,
+    pub(crate) certificate: String,
 }
 
 /// What is wrong with a certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Flaw {
+pub(crate) enum Flaw {
     None,
     Expired,
     OtherName,
 }
 
 impl Authority {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let key = KeyPair::generate().expect("a key can be made");
         let mut params = CertificateParams::new([]).expect("nothing is wrong with no names");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -203,7 +203,7 @@ impl Authority {
     }
 
     /// Vouches for a server called `localhost`.
-    pub(super) fn server(&self, flaw: Flaw) -> ServerConfig {
+    pub(crate) fn server(&self, flaw: Flaw) -> ServerConfig {
         let key = KeyPair::generate().expect("a key can be made");
         let name = match flaw {
             Flaw::OtherName => "other.example",
