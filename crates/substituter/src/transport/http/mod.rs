@@ -65,6 +65,9 @@ pub(crate) struct Provisions {
     pub(crate) connect_limit: Duration,
     /// How long a server may be silent (`stalled-download-timeout`).
     pub(crate) stall_limit: Option<Duration>,
+    /// How long is waited for a small file by whoever asks for it (`cache-answer-timeout`), so that no
+    /// attempt is waited for that would be later.
+    pub(crate) answer_limit: Option<Duration>,
 }
 
 /// How long making a connection may take where the user does not say: far longer than any good server
@@ -93,6 +96,7 @@ impl Provisions {
             n_attempts: settings.download_attempts,
             connect_limit: settings.connect_timeout.unwrap_or(CONNECT_LIMIT),
             stall_limit: settings.stalled_download_timeout,
+            answer_limit: settings.cache_answer_timeout,
         }
     }
 }
@@ -113,6 +117,7 @@ impl fmt::Debug for Provisions {
             .field("n_attempts", &self.n_attempts)
             .field("connect_limit", &self.connect_limit)
             .field("stall_limit", &self.stall_limit)
+            .field("answer_limit", &self.answer_limit)
             .finish_non_exhaustive()
     }
 }
@@ -125,6 +130,7 @@ pub(crate) struct Web {
     n_attempts: usize,
     connect_limit: Duration,
     stall_limit: Option<Duration>,
+    answer_limit: Option<Duration>,
 }
 
 impl Web {
@@ -141,6 +147,7 @@ impl Web {
             n_attempts: provisions.n_attempts,
             connect_limit: provisions.connect_limit,
             stall_limit: provisions.stall_limit,
+            answer_limit: provisions.answer_limit,
         })
     }
 }

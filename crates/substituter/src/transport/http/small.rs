@@ -20,13 +20,18 @@ pub(super) async fn read(
     max_bytes: usize,
 ) -> Result<Option<Bytes>, HttpError> {
     let mut attempts = Attempts::new(web.n_attempts);
+    let begun = Instant::now();
     loop {
         let error = match read_once(web, origin, url, max_bytes).await {
             Ok(file) => return Ok(Some(file)),
             Err(HttpError::Missing { .. }) => return Ok(None),
             Err(error) => error,
         };
-        let Some(delay) = attempts.wait_after(&error, random()) else {
+        // Whoever asks would not wait for an attempt that is that late, nor hear this error.
+        let is_late =
+            |delay| matches!(web.answer_limit, Some(limit) if begun.elapsed() + delay >= limit);
+        let delay = attempts.wait_after(&error, random());
+        let Some(delay) = delay.filter(|delay| !is_late(*delay)) else {
             return Err(error);
         };
         tracing::debug!("asking {origin:?} again in {delay:?}: {error}");

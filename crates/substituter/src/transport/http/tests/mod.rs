@@ -38,6 +38,7 @@ fn provisions() -> Provisions {
         n_attempts: 3,
         connect_limit: Duration::from_secs(5),
         stall_limit: Some(Duration::from_secs(5)),
+        answer_limit: None,
     }
 }
 

@@ -153,6 +153,22 @@ fn one_who_never_answers_costs_a_time_out() {
 }
 
 #[test]
+fn no_attempt_is_waited_for_that_would_come_too_late_for_whoever_asks() {
+    let server = Server::start(|_| answer(503, &[("Retry-After", "10")], b""));
+    let provisions = Provisions {
+        answer_limit: Some(Duration::from_secs(9)),
+        ..provisions()
+    };
+    let user = User::of(&server.url("/"), provisions);
+    let error = within(Duration::from_secs(5), || user.read("x").unwrap_err());
+    let TransportError::NoAnswer { retry_after, .. } = error else {
+        panic!("{error:?}");
+    };
+    assert_eq!(retry_after, Some(Duration::from_secs(10)));
+    assert_eq!(server.requests().len(), 1);
+}
+
+#[test]
 fn a_question_that_nobody_waits_for_ends_with_its_connection() {
     let (is_gone, gone) = mpsc::channel();
     let server = Server::start(move |_| {
