@@ -74,6 +74,9 @@ pub(crate) fn start_with(
     let mut caches = Vec::new();
     for address in addresses {
         let name = Arc::clone(&address.name);
+        for parameter in &address.unknown {
+            tracing::warn!("'{name}' has a parameter that means nothing here: '{parameter}'");
+        }
         let transport = match connector.connect(&address) {
             Ok(transport) => transport,
             Err(reason) => {

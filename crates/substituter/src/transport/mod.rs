@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use store_model::Settings;
 use store_model::narinfo::RelativeUrl;
-use store_model::{ProxyVariables, Settings};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 
 use crate::address::{CacheAddress, Place};
 use crate::error::chain;
@@ -21,7 +21,7 @@ mod file;
 mod http;
 
 use file::FileTransport;
-use http::{CONNECT_LIMIT, HttpError, HttpTransport, Provisions, Web};
+use http::{HttpError, HttpTransport, Provisions, Web};
 
 /// Where the bytes of one cache come from.
 pub(crate) trait Transport: Send + Sync + fmt::Debug {
@@ -56,7 +56,7 @@ pub(crate) struct OpenRequest {
     pub(crate) ended: oneshot::Receiver<()>,
 }
 
-/// Makes transports; those that speak to servers share what they need of the host.
+/// Makes transports. What those to servers share is made with the first of them.
 pub(crate) struct Connector<'a> {
     settings: &'a Settings,
     environment: &'a dyn Fn(&str) -> Option<String>,
@@ -84,10 +84,8 @@ impl<'a> Connector<'a> {
         match &address.place {
             Place::Directory(root) => Ok(Box::new(FileTransport::new(root.clone()))),
             Place::Server(url) => {
-                let transport = self
-                    .web()
-                    .and_then(|web| HttpTransport::new(web, url))
-                    .map_err(|error| chain(&error))?;
+                let transport = self.web().and_then(|web| HttpTransport::new(web, url));
+                let transport = transport.map_err(|error| chain(&error))?;
                 Ok(Box::new(transport))
             }
         }
@@ -97,33 +95,10 @@ impl<'a> Connector<'a> {
         if let Some(web) = &self.web {
             return Ok(Arc::clone(web));
         }
-        // Each cache's client limits questions and downloads, and does not count the time that
-        // these wait for one another.
-        let unlimited = Arc::new(Semaphore::new(Semaphore::MAX_PERMITS));
-        let web = Arc::new(Web::new(self.provisions(), unlimited)?);
+        let provisions = Provisions::gather(self.settings, self.environment);
+        let web = Arc::new(Web::new(provisions)?);
         self.web = Some(Arc::clone(&web));
         Ok(web)
-    }
-
-    fn provisions(&self) -> Provisions {
-        let settings = self.settings;
-        let certificates =
-            store_model::certificates::files(settings.ssl_cert_file.as_deref(), self.environment);
-        Provisions {
-            // What cannot be read vouches for nobody, which whoever needs it is told.
-            certificates: certificates
-                .iter()
-                .find_map(|file| std::fs::read(file).ok())
-                .unwrap_or_default(),
-            netrc: std::fs::read(&settings.netrc_file).unwrap_or_default(),
-            proxies: ProxyVariables::read(self.environment),
-            user_agent_suffix: settings.user_agent_suffix.clone(),
-            http2: settings.http2,
-            n_attempts: settings.download_attempts,
-            connect_limit: settings.connect_timeout.unwrap_or(CONNECT_LIMIT),
-            stall_limit: settings.stalled_download_timeout,
-            answer_limit: settings.cache_answer_timeout,
-        }
     }
 }
 

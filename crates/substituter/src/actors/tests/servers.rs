@@ -272,7 +272,7 @@ async fn a_server_that_is_down_or_fails_is_left_alone() {
 }
 
 #[actix::test]
-async fn a_server_that_comes_back_is_found_to_by_a_probe_that_nobody_waits_for() {
+async fn a_server_that_comes_back_is_found_by_a_probe_that_nobody_waits_for() {
     let root = fixtures().join("cache-xz");
     let is_well = Arc::new(std::sync::atomic::AtomicBool::new(false));
     let (well, (probed, mut probes)) =
@@ -296,9 +296,14 @@ async fn a_server_that_comes_back_is_found_to_by_a_probe_that_nobody_waits_for()
     assert!(offering(&substituter, &simple()).await.is_empty());
     assert_eq!(probes.recv().await.unwrap(), "/nix-cache-info");
     // What the probe found is a message to the actor, which comes when it comes.
-    while offering(&substituter, &simple()).await.is_empty() {
-        tokio::task::yield_now().await;
-    }
+    let found = async {
+        while offering(&substituter, &simple()).await.is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), found)
+        .await
+        .unwrap();
     let offers = ask(&substituter, &simple(), Freshness::Fresh).await.offers;
     fetch(&substituter, &offers[0]).await.unwrap();
 }
@@ -327,7 +332,8 @@ async fn one_question_that_many_ask_is_asked_once() {
     let server = serve("cache-xz");
     let run = Run::new();
     let substituter = run.start(&settings(&[server.url("")]));
-    let questions = (0..1000).map(|_| ask(&substituter, &simple(), Freshness::Fresh));
+    let path = simple();
+    let questions = (0..1000).map(|_| ask(&substituter, &path, Freshness::Fresh));
     let answers = futures_util::future::join_all(questions).await;
     assert!(answers.iter().all(|offers| offers.offers.len() == 1));
     // What is asked after the answer is asked again; what is asked with it is not.

@@ -57,9 +57,10 @@ impl Attempts {
     pub(super) fn wait_after(&mut self, error: &HttpError, random: u64) -> Option<Duration> {
         self.n_failed += 1;
         self.n_bytes = 0;
-        self.n_refused = match error {
-            HttpError::Connect(_) => self.n_refused + 1,
-            _ => 0,
+        self.n_refused = if let HttpError::Connect(_) = error {
+            self.n_refused + 1
+        } else {
+            0
         };
         if self.n_failed >= self.n_max || !error.is_passing() || self.is_dead(error) {
             return None;
@@ -249,7 +250,7 @@ mod tests {
 
     #[test]
     fn a_byte_now_and_then_is_a_stall() {
-        let limit = Some(Duration::from_secs(300));
+        let limit = Some(Duration::from_mins(5));
         let mut drip = Pace::new(limit);
         let wait = Duration::from_secs(10);
         let n_good = (0..100)

@@ -147,9 +147,9 @@ mod tests {
 
     #[test]
     fn a_proxy_that_cannot_be_used_is_not_gone_without() {
-        let of = |proxy: &str| {
-            proxy_of(ProxyVariables {
-                all: Some(proxy.to_owned()),
+        let of = |address: &str| {
+            proxy(&ProxyVariables {
+                all: Some(address.to_owned()),
                 ..ProxyVariables::default()
             })
         };
@@ -159,11 +159,7 @@ mod tests {
         for bad in ["ftp://p:1", "http://", "http://p:port", "::"] {
             assert!(of(bad).is_err(), "{bad}");
         }
-        assert!(matches!(proxy_of(ProxyVariables::default()), Ok(None)));
-    }
-
-    fn proxy_of(variables: ProxyVariables) -> Result<Option<Proxy>, HttpError> {
-        proxy(&variables)
+        assert!(matches!(proxy(&ProxyVariables::default()), Ok(None)));
     }
 
     #[test]

@@ -1,62 +1,43 @@
 //! Small files that a server sends encoded, though it was asked not to: Nix uploads logs and listings
 //! that way, and a server that only serves files has nothing else to give.
 
-use std::io::{self, Read};
+use std::io::Read as _;
 
-use bytes::Bytes;
-use xz2::stream::{CONCATENATED, Stream};
+use bytes::{Buf as _, Bytes};
+use store_model::narinfo::Compression;
 
 use super::HttpError;
-
-/// How much memory a decoder may take, in bytes; the strongest setting of `xz` takes 65 MiB.
-const MEMORY_LIMIT: u64 = 80 << 20;
-
-/// The same for zstd, as the number of bits of its window: 64 MiB.
-const WINDOW_LOG: u32 = 26;
-
-/// Piece in which brotli reads, in bytes.
-const BUFFER_LEN: usize = 4 << 10;
+use crate::decompress::decompress;
 
 /// Undoes an encoding. Takes as long as it takes: it is for a thread that may be busy.
 ///
 /// # Errors
 /// Nobody encodes so, `body` is not encoded so, or it is longer than `max_bytes`.
-pub(super) fn undo(encoding: &str, body: &[u8], max_bytes: usize) -> Result<Bytes, HttpError> {
-    let undecodable = HttpError::Undecodable;
-    match encoding {
-        "gzip" | "x-gzip" => read(flate2::read::MultiGzDecoder::new(body), max_bytes),
-        "br" => read(brotli::Decompressor::new(body, BUFFER_LEN), max_bytes),
-        "xz" => {
-            let stream = Stream::new_stream_decoder(MEMORY_LIMIT, CONCATENATED);
-            let stream = stream.map_err(|error| undecodable(error.into()))?;
-            let decoder = xz2::read::XzDecoder::new_stream(body, stream);
-            read(decoder, max_bytes)
+pub(super) fn undo(encoding: &str, body: Bytes, max_bytes: usize) -> Result<Bytes, HttpError> {
+    let compression = match encoding {
+        "gzip" | "x-gzip" => Compression::Gzip,
+        "br" => Compression::Brotli,
+        "xz" => Compression::Xz,
+        "zstd" => Compression::Zstd,
+        "bzip2" => Compression::Bzip2,
+        encoding => {
+            return Err(HttpError::Encoded {
+                encoding: encoding.to_owned(),
+            });
         }
-        "zstd" => {
-            let mut decoder = zstd::Decoder::with_buffer(body).map_err(undecodable)?;
-            decoder.window_log_max(WINDOW_LOG).map_err(undecodable)?;
-            read(decoder, max_bytes)
-        }
-        "bzip2" => read(bzip2::read::MultiBzDecoder::new(body), max_bytes),
-        encoding => Err(HttpError::Encoded {
-            encoding: encoding.to_owned(),
-        }),
-    }
-}
-
-fn read(decoder: impl Read, max_bytes: usize) -> Result<Bytes, HttpError> {
-    let mut decoded = Vec::new();
-    let limit = u64::try_from(max_bytes)
-        .unwrap_or(u64::MAX)
-        .saturating_add(1);
-    let mut decoder = decoder.take(limit);
+    };
+    let decoder = decompress(compression, body.reader()).map_err(HttpError::Undecodable)?;
+    // One byte more tells that there are too many.
+    let limit = u64::try_from(max_bytes).unwrap_or(u64::MAX);
+    let mut contents = Vec::new();
     decoder
-        .read_to_end(&mut decoded)
-        .map_err(|error: io::Error| HttpError::Undecodable(error))?;
-    if decoded.len() > max_bytes {
+        .take(limit.saturating_add(1))
+        .read_to_end(&mut contents)
+        .map_err(HttpError::Undecodable)?;
+    if contents.len() > max_bytes {
         return Err(HttpError::TooLong { max_bytes });
     }
-    Ok(decoded.into())
+    Ok(contents.into())
 }
 
 #[cfg(test)]
@@ -66,48 +47,48 @@ mod tests {
 
     use super::*;
 
-    fn encode(encoding: &str, text: &[u8]) -> Vec<u8> {
-        let mut encoded = Vec::new();
+    fn encode(encoding: &str, text: &[u8]) -> Bytes {
+        let mut bytes = Vec::new();
         match encoding {
             "gzip" => {
-                let mut encoder =
-                    flate2::write::GzEncoder::new(&mut encoded, flate2::Compression::fast());
+                let level = flate2::Compression::fast();
+                let mut encoder = flate2::write::GzEncoder::new(&mut bytes, level);
                 encoder.write_all(text).unwrap();
                 encoder.finish().unwrap();
             }
             "br" => {
-                let mut encoder = brotli::CompressorWriter::new(&mut encoded, 4096, 5, 20);
+                let mut encoder = brotli::CompressorWriter::new(&mut bytes, 4096, 5, 20);
                 encoder.write_all(text).unwrap();
                 encoder.flush().unwrap();
                 drop(encoder);
             }
             "xz" => {
-                let mut encoder = xz2::write::XzEncoder::new(&mut encoded, 1);
+                let mut encoder = xz2::write::XzEncoder::new(&mut bytes, 1);
                 encoder.write_all(text).unwrap();
                 encoder.finish().unwrap();
             }
-            "zstd" => encoded = zstd::encode_all(text, 1).unwrap(),
+            "zstd" => bytes = zstd::encode_all(text, 1).unwrap(),
             "bzip2" => {
                 let level = bzip2::Compression::fast();
-                let mut encoder = bzip2::write::BzEncoder::new(&mut encoded, level);
+                let mut encoder = bzip2::write::BzEncoder::new(&mut bytes, level);
                 encoder.write_all(text).unwrap();
                 encoder.finish().unwrap();
             }
             _ => panic!("{encoding}"),
         }
-        encoded
+        bytes.into()
     }
 
     #[test]
     fn whatever_nix_encodes_is_decoded_and_no_more_of_it_than_wanted() {
         for encoding in ["gzip", "br", "xz", "zstd", "bzip2"] {
             let encoded = encode(encoding, b"a log\n");
-            let decoded = undo(encoding, &encoded, 6).unwrap();
+            let decoded = undo(encoding, encoded.clone(), 6).unwrap();
             assert_eq!(&*decoded, b"a log\n", "{encoding}");
-            let refused = undo(encoding, &encoded, 5);
+            let refused = undo(encoding, encoded, 5);
             assert!(matches!(refused, Err(HttpError::TooLong { max_bytes: 5 })));
             let bomb = encode(encoding, &vec![0; 1 << 24]);
-            let refused = undo(encoding, &bomb, 1000);
+            let refused = undo(encoding, bomb, 1000);
             assert!(
                 matches!(refused, Err(HttpError::TooLong { .. })),
                 "{encoding}"
@@ -119,7 +100,8 @@ mod tests {
     fn what_is_not_encoded_as_it_says_is_refused() {
         for encoding in ["gzip", "br", "xz", "zstd", "bzip2"] {
             let encoded = encode(encoding, &b"a log ".repeat(100));
-            for damaged in [&encoded[..encoded.len() / 2], b"<html>sorry</html>"] {
+            let html = Bytes::from_static(b"<html>sorry</html>");
+            for damaged in [encoded.slice(..encoded.len() / 2), html] {
                 let refused = undo(encoding, damaged, 1000);
                 assert!(
                     matches!(refused, Err(HttpError::Undecodable(_))),
@@ -129,7 +111,7 @@ mod tests {
         }
         for other in ["compress", "gzip, br", "rot13"] {
             assert!(matches!(
-                undo(other, b"", 1),
+                undo(other, Bytes::new(), 1),
                 Err(HttpError::Encoded { .. })
             ));
         }

@@ -60,12 +60,6 @@ pub(crate) enum HttpError {
         /// How long was waited.
         limit: Duration,
     },
-    /// The whole answer did not come in time.
-    #[error("there was no whole answer within {} ms", limit.as_millis())]
-    Unanswered {
-        /// How long was waited.
-        limit: Duration,
-    },
     /// Too little came for too long.
     #[error("the server sent nothing, or almost nothing, for {} ms", limit.as_millis())]
     Stalled {
@@ -99,9 +93,9 @@ pub(crate) enum HttpError {
     /// The file is another by now, and the rest of it would not be the rest of what is here.
     #[error("the file's contents changed while it was downloaded")]
     Changed,
-    /// Whoever wanted the file does not any more.
-    #[error("the transfer was ended")]
-    Ended,
+    /// The threads that ask caches are about to end.
+    #[error("the substituter has stopped")]
+    Stopped,
 }
 
 /// The innermost cause of an error of the library, whose outer ones say what we know.
@@ -113,9 +107,10 @@ impl HttpError {
     /// Takes the error of a request whose connection may take as long as `connect_limit`.
     pub(super) fn from_request(error: &reqwest::Error, connect_limit: Duration) -> Self {
         if let Some(error) = find_tls_error(error) {
-            return match error {
-                rustls::Error::InvalidCertificate(_) => Self::Untrusted(error.clone()),
-                error => Self::Connect(Reason::new(error.to_string())),
+            return if let rustls::Error::InvalidCertificate(_) = error {
+                Self::Untrusted(error.clone())
+            } else {
+                Self::Connect(Reason::new(error.to_string()))
             };
         }
         match (error.is_connect(), error.is_timeout()) {
@@ -144,7 +139,6 @@ impl HttpError {
             },
             Self::Connect(_)
             | Self::ConnectTimedOut { .. }
-            | Self::Unanswered { .. }
             | Self::Stalled { .. }
             | Self::Interrupted(_) => true,
             Self::Address { .. }
@@ -158,7 +152,7 @@ impl HttpError {
             | Self::Undecodable(_)
             | Self::Misbehaved { .. }
             | Self::Changed
-            | Self::Ended => false,
+            | Self::Stopped => false,
         }
     }
 

@@ -27,16 +27,17 @@ mod transfer;
 mod version;
 
 use std::fmt;
+use std::fs::File;
 use std::hash::{BuildHasher as _, RandomState};
 use std::io::Read;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use store_model::ProxyVariables;
 use store_model::narinfo::RelativeUrl;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use store_model::{ProxyVariables, Settings, certificates};
 
 pub(crate) use self::error::HttpError;
 
@@ -60,17 +61,53 @@ pub(crate) struct Provisions {
     pub(crate) http2: bool,
     /// How often a server is asked for a file at most (`download-attempts`).
     pub(crate) n_attempts: usize,
-    /// How long making a connection may take (`connect-timeout`, or [`CONNECT_LIMIT`]).
+    /// How long making a connection may take (`connect-timeout`).
     pub(crate) connect_limit: Duration,
     /// How long a server may be silent (`stalled-download-timeout`).
     pub(crate) stall_limit: Option<Duration>,
-    /// How long a small file may take, all attempts together (`cache-answer-timeout`).
+    /// How long is waited for a small file by whoever asks for it (`cache-answer-timeout`), so that no
+    /// attempt is waited for that would be later.
     pub(crate) answer_limit: Option<Duration>,
 }
 
-/// How long making a connection may take where the user does not say: as long as curl gives the slower
-/// half of a host's addresses, and longer than any good server needs.
-pub(crate) const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+/// How long making a connection may take where the user does not say: far longer than any good server
+/// needs, and short enough to be waited for once.
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+
+/// All certificates of a distribution take a fifth of a megabyte.
+const MAX_FILE_BYTES: u64 = 16 << 20;
+
+impl Provisions {
+    /// Gathers what the settings and the variables of `environment` say.
+    pub(crate) fn gather(
+        settings: &Settings,
+        environment: &dyn Fn(&str) -> Option<String>,
+    ) -> Self {
+        let files = certificates::files(settings.ssl_cert_file.as_deref(), environment);
+        let certificates = files.iter().find_map(|file| read_file(file));
+        Self {
+            // What cannot be read vouches for nobody; servers that need it are not asked, which is
+            // told with the first of them.
+            certificates: certificates.unwrap_or_default(),
+            netrc: read_file(&settings.netrc_file).unwrap_or_default(),
+            proxies: ProxyVariables::read(environment),
+            user_agent_suffix: settings.user_agent_suffix.clone(),
+            http2: settings.http2,
+            n_attempts: settings.download_attempts,
+            connect_limit: settings.connect_timeout.unwrap_or(CONNECT_LIMIT),
+            stall_limit: settings.stalled_download_timeout,
+            answer_limit: settings.cache_answer_timeout,
+        }
+    }
+}
+
+/// Reads a file that need not be there.
+fn read_file(path: &Path) -> Option<Vec<u8>> {
+    let mut contents = Vec::new();
+    let file = File::open(path).ok()?;
+    file.take(MAX_FILE_BYTES).read_to_end(&mut contents).ok()?;
+    Some(contents)
+}
 
 /// Without passwords.
 impl fmt::Debug for Provisions {
@@ -85,7 +122,7 @@ impl fmt::Debug for Provisions {
     }
 }
 
-/// What all caches on the web share: connections, and how many requests may be under way.
+/// What all caches on the web share, above all connections.
 pub(crate) struct Web {
     client: reqwest::Client,
     has_roots: HasRoots,
@@ -94,15 +131,14 @@ pub(crate) struct Web {
     connect_limit: Duration,
     stall_limit: Option<Duration>,
     answer_limit: Option<Duration>,
-    requests: Arc<Semaphore>,
 }
 
 impl Web {
-    /// Prepares requests, of which as many are under way at once as `requests` has permits.
+    /// Prepares requests. Nobody is asked anything yet.
     ///
     /// # Errors
     /// A setting cannot be used.
-    pub(crate) fn new(provisions: Provisions, requests: Arc<Semaphore>) -> Result<Self, HttpError> {
+    pub(crate) fn new(provisions: Provisions) -> Result<Self, HttpError> {
         let (client, has_roots) = client::set_up(&provisions)?;
         Ok(Self {
             client,
@@ -112,23 +148,14 @@ impl Web {
             connect_limit: provisions.connect_limit,
             stall_limit: provisions.stall_limit,
             answer_limit: provisions.answer_limit,
-            requests,
         })
-    }
-
-    /// Waits until a request may be made, which is under way until the permit is dropped.
-    async fn turn(&self) -> Result<OwnedSemaphorePermit, HttpError> {
-        let turn = Arc::clone(&self.requests).acquire_owned().await;
-        turn.map_err(|_| HttpError::Ended)
     }
 }
 
 /// Without passwords.
 impl fmt::Debug for Web {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Web")
-            .field("requests", &self.requests)
-            .finish_non_exhaustive()
+        f.debug_struct("Web").finish_non_exhaustive()
     }
 }
 
@@ -185,7 +212,7 @@ impl Transport for HttpTransport {
                     url: self.origin.file(file)?,
                     shown: shown.clone(),
                 };
-                transfer::open(source, request.ended).await
+                transfer::open(source, request).await
             };
             match open.await {
                 Ok(body) => Ok(Box::new(body) as Box<dyn Read + Send>),

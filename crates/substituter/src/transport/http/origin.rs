@@ -31,19 +31,18 @@ impl Origin {
         let host = base.host_str().ok_or(refuse("names no server"))?;
         let text = |part: &str| String::from_utf8_lossy(&percent::decode(part)).into_owned();
         let name = Some(text(base.username())).filter(|name| !name.is_empty());
-        let login = match base.password() {
-            Some(password) => Some(Login {
+        let login = if let Some(password) = base.password() {
+            Some(Login {
                 name: name.unwrap_or_default(),
                 password: text(password),
-            }),
-            None => {
-                let known = netrc::find(netrc.into(), host, name.as_deref());
-                let bare = |name| Login {
-                    name,
-                    password: String::new(),
-                };
-                known.or_else(|| name.map(bare))
-            }
+            })
+        } else {
+            let known = netrc::find(netrc.into(), host, name.as_deref());
+            let without_password = |name| Login {
+                name,
+                password: String::new(),
+            };
+            known.or_else(|| name.map(without_password))
         };
         strip_user(&mut base);
         base.set_query(None);

@@ -1,7 +1,5 @@
 //! A small file of a cache, wholly.
 
-use std::time::Duration;
-
 use bytes::{Bytes, BytesMut};
 use reqwest::{Response, Url};
 use tokio::time::Instant;
@@ -14,8 +12,7 @@ use super::{HttpError, Web, encoding as encodings, random};
 /// Reads a file; `None` if there is none.
 ///
 /// # Errors
-/// The server does not give it, also not when it is asked again; or not within the time for an
-/// answer, in which waiting for one's turn does not count; or it is longer than `max_bytes`.
+/// The server does not give it, also not when it is asked again, or it is longer than `max_bytes`.
 pub(super) async fn read(
     web: &Web,
     origin: &Origin,
@@ -23,31 +20,22 @@ pub(super) async fn read(
     max_bytes: usize,
 ) -> Result<Option<Bytes>, HttpError> {
     let mut attempts = Attempts::new(web.n_attempts);
-    let mut spent = Duration::ZERO;
+    let begun = Instant::now();
     loop {
-        let error = {
-            let _turn = web.turn().await?;
-            let begun = Instant::now();
-            let attempt = read_once(web, origin, url, max_bytes);
-            match unless_late(web.answer_limit, spent, attempt).await {
-                Ok(file) => return Ok(Some(file)),
-                Err(HttpError::Missing { .. }) => return Ok(None),
-                Err(error) => {
-                    spent += begun.elapsed();
-                    error
-                }
-            }
+        let error = match read_once(web, origin, url, max_bytes).await {
+            Ok(file) => return Ok(Some(file)),
+            Err(HttpError::Missing { .. }) => return Ok(None),
+            Err(error) => error,
         };
+        // Whoever asks would not wait for an attempt that is that late, nor hear this error.
+        let is_late =
+            |delay| matches!(web.answer_limit, Some(limit) if begun.elapsed() + delay >= limit);
         let delay = attempts.wait_after(&error, random());
-        spent += delay.unwrap_or_default();
-        let is_late = web.answer_limit.is_some_and(|limit| spent >= limit);
-        match delay.filter(|_| !is_late) {
-            Some(delay) => {
-                tracing::debug!("asking for '{origin:?}' again in {delay:?}: {error}");
-                tokio::time::sleep(delay).await;
-            }
-            None => return Err(error),
-        }
+        let Some(delay) = delay.filter(|delay| !is_late(*delay)) else {
+            return Err(error);
+        };
+        tracing::debug!("asking {origin:?} again in {delay:?}: {error}");
+        tokio::time::sleep(delay).await;
     }
 }
 
@@ -63,9 +51,9 @@ async fn read_once(
     let Some(encoding) = encoding else {
         return Ok(body);
     };
-    let decoded = tokio::task::spawn_blocking(move || encodings::undo(&encoding, &body, max_bytes));
+    let decoded = tokio::task::spawn_blocking(move || encodings::undo(&encoding, body, max_bytes));
     // The task is only lost when the runtime ends.
-    decoded.await.unwrap_or(Err(HttpError::Ended))
+    decoded.await.unwrap_or(Err(HttpError::Stopped))
 }
 
 async fn read_body(
@@ -91,20 +79,5 @@ async fn read_body(
             return Err(too_long);
         }
         body.extend_from_slice(&chunk);
-    }
-}
-
-/// Waits for an attempt, but not beyond the time for an answer, of which some is spent.
-async fn unless_late(
-    limit: Option<Duration>,
-    spent: Duration,
-    attempt: impl Future<Output = Result<Bytes, HttpError>>,
-) -> Result<Bytes, HttpError> {
-    let Some(limit) = limit else {
-        return attempt.await;
-    };
-    match tokio::time::timeout(limit.saturating_sub(spent), attempt).await {
-        Ok(attempted) => attempted,
-        Err(_) => Err(HttpError::Unanswered { limit }),
     }
 }

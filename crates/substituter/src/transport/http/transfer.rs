@@ -20,6 +20,7 @@ use super::exchange::{self, Rest, encoding, unless_stalled};
 use super::origin::Origin;
 use super::version::{Contents, Version};
 use super::{HttpError, Web, random};
+use crate::transport::{OpenRequest, given_up};
 
 /// How much of a file is here that its reader has not read, in all at most 1 MiB: as many pieces of
 /// as many bytes. Over HTTP/2 pieces have 16 KiB.
@@ -35,11 +36,12 @@ pub(super) struct Source {
     pub(super) shown: String,
 }
 
-/// Begins a transfer, which ends when `ended` is closed or the reader is dropped.
+/// Begins a transfer, which ends when the request is over or the reader is dropped.
 ///
 /// # Errors
 /// The server does not give the file, also not when it is asked again.
-pub(super) async fn open(source: Source, ended: oneshot::Receiver<()>) -> Result<Body, HttpError> {
+pub(super) async fn open(source: Source, request: OpenRequest) -> Result<Body, HttpError> {
+    let OpenRequest { ended } = request;
     let (pieces, received) = mpsc::channel(N_PIECES);
     let (opened, head) = oneshot::channel();
     let shown = source.shown.clone();
@@ -60,7 +62,7 @@ pub(super) async fn open(source: Source, ended: oneshot::Receiver<()>) -> Result
             () = transfer.run() => {}
         }
     });
-    head.await.unwrap_or(Err(HttpError::Ended))?;
+    head.await.unwrap_or(Err(HttpError::Stopped))?;
     Ok(Body {
         pieces: received,
         piece: Bytes::new(),
@@ -109,7 +111,6 @@ impl Transfer {
         let Source {
             web, origin, url, ..
         } = &self.source;
-        let _turn = web.turn().await?;
         let rest = (self.position > 0).then_some(Rest {
             position: self.position,
             version: &self.version,
@@ -200,8 +201,8 @@ impl Read for Body {
                 Some(Piece::Bytes(piece)) => self.piece = piece,
                 Some(Piece::End) => self.is_over = true,
                 Some(Piece::Failure(error)) => return Err(self.failed(error)),
-                // The task is gone, so whoever reads on after an error gets here.
-                None => return Err(self.failed(HttpError::Ended)),
+                // The task is gone; whoever reads on after an error gets here too.
+                None => return Err(given_up()),
             }
         }
         let n_bytes = self.piece.len().min(buffer.len());

@@ -84,19 +84,21 @@ impl Version {
         }
     }
 
+    /// Returns the tag, whether it is a strong or a weak one.
+    fn bare_tag(&self) -> Option<&str> {
+        let tag = self.tag.as_deref()?;
+        Some(tag.strip_prefix("W/").unwrap_or(tag))
+    }
+
     /// Returns whether two versions are the same; `None` if there is nothing to tell.
     fn compare(&self, other: &Self) -> Option<bool> {
         fn differ<T: PartialEq>(one: Option<T>, other: Option<T>) -> Option<bool> {
             Some(one? != other?)
         }
-        fn bare(tag: &Option<String>) -> Option<&str> {
-            let tag = tag.as_deref()?;
-            Some(tag.strip_prefix("W/").unwrap_or(tag))
-        }
         if differ(self.n_bytes, other.n_bytes) == Some(true) {
             return Some(false);
         }
-        let by_tag = differ(bare(&self.tag), bare(&other.tag));
+        let by_tag = differ(self.bare_tag(), other.bare_tag());
         let by_date = || differ(self.modified.as_deref(), other.modified.as_deref());
         by_tag.or_else(by_date).map(|differs| !differs)
     }

@@ -12,9 +12,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::runtime::Runtime;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 
 use super::{HttpTransport, OpenRequest, Provisions, Transport, TransportError, Web};
+use crate::error::chain;
 use crate::testing::server::Server;
 
 /// More than a test of something that happens at once ever takes.
@@ -37,7 +38,7 @@ fn provisions() -> Provisions {
         n_attempts: 3,
         connect_limit: Duration::from_secs(5),
         stall_limit: Some(Duration::from_secs(5)),
-        answer_limit: Some(Duration::from_secs(20)),
+        answer_limit: None,
     }
 }
 
@@ -51,7 +52,7 @@ fn impatient() -> Provisions {
 
 impl User {
     fn of(address: &str, provisions: Provisions) -> Self {
-        let web = Web::new(provisions, Arc::new(Semaphore::new(25))).unwrap();
+        let web = Web::new(provisions).unwrap();
         Self {
             runtime: Runtime::new().unwrap(),
             transport: HttpTransport::new(Arc::new(web), address).unwrap(),
@@ -95,11 +96,6 @@ impl User {
             Err(error) => Err(chain(&error)),
         }
     }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 /// Asserts that something does not take long, and returns what it returns.
