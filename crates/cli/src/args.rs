@@ -1,10 +1,16 @@
 //! The command line: what can be asked, and the help for it.
 
+mod interchange;
+
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 
 use crate::exit_status;
+
+pub(crate) use self::interchange::{
+    InterchangeCommand, KeyAction, RegisterValidityArguments, SignArguments,
+};
 
 /// Realises store paths: takes derivations, and builds what they say.
 #[derive(Debug, Parser)]
@@ -62,6 +68,7 @@ impl Arguments {
                 let ConfigAction::Show { options, .. } = &arguments.action;
                 Some(options)
             }
+            Command::Interchange(command) => command.options(),
             Command::Nar(_) | Command::Simulate(_) => None,
         };
         let before = self.options.option.iter();
@@ -102,6 +109,9 @@ pub(crate) enum Command {
     Log(LogArguments),
     /// Write, read and hash archives of files (NAR)
     Nar(NarArguments),
+    /// Hand paths, what is known of them, or trust in them to another store
+    #[command(flatten)]
+    Interchange(InterchangeCommand),
     /// Show the configuration
     Config(ConfigArguments),
     /// Run the scheduler's decisions in a pretended world, and check every invariant

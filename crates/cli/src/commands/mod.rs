@@ -4,7 +4,7 @@
 use store_model::Settings;
 use store_model::settings::{Assignment, Configuration, StoreLayout};
 
-use crate::args::{Command, ConfigAction, GlobalArguments, NarAction};
+use crate::args::{Command, ConfigAction, GlobalArguments, InterchangeCommand, NarAction};
 use crate::configure::{read_files, typed_options};
 use crate::environment::Environment;
 use crate::failure::Result;
@@ -22,6 +22,7 @@ mod build;
 mod config;
 mod graph;
 mod instantiate;
+mod interchange;
 mod log;
 mod nar;
 mod out_link;
@@ -122,7 +123,11 @@ pub(crate) async fn perform(
                 nar::hash(path, json, interrupts, &mut output).await?;
             }
         },
-        Command::Add(_)
+        Command::Interchange(InterchangeCommand::Key(arguments)) => {
+            interchange::make_key(arguments.action, interrupts, &mut output).await?;
+        }
+        Command::Interchange(_)
+        | Command::Add(_)
         | Command::Instantiate(_)
         | Command::Show(_)
         | Command::PathInfo(_)
@@ -160,6 +165,9 @@ async fn perform_on_store(
             }
             Command::Query(arguments) => query::query(&store, &finder, &arguments, output).await,
             Command::Log(arguments) => log::log(&store, &finder, &arguments, output).await,
+            Command::Interchange(command) => {
+                interchange::perform(&store, session, &finder, command, output).await
+            }
             // `perform` sends no other command here.
             Command::Build(_)
             | Command::Repair(_)
