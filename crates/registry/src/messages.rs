@@ -225,6 +225,9 @@ pub struct ScratchStore {
     /// Outputs of the build that were made under other paths, which all of its outputs may mention
     /// instead: wherever they do, the output's own path is put back.
     pub redirected: BTreeMap<StorePath, StorePath>,
+    /// Whether somebody who outlives the builder may have files of it open, and write to them
+    /// still: then copies become valid. What is fixed is always taken for that.
+    pub is_exposed: bool,
     /// Its path, for messages.
     pub path: PathBuf,
 }
