@@ -46,7 +46,14 @@ impl Run {
             unix: Arc::new(move || unix.load(Ordering::SeqCst)),
         };
         let memory = self.memory.path().to_owned();
-        start_with_clocks(settings, StoreDir::default(), memory, &|_| None, &clocks).unwrap()
+        start_with_clocks(
+            settings,
+            StoreDir::default(),
+            Some(memory),
+            &|_| None,
+            &clocks,
+        )
+        .unwrap()
     }
 
     fn let_pass(&self, time: Duration) {
