@@ -24,8 +24,8 @@ use crate::trust::{Signatures, Trust};
 /// asked anything before somebody wants a path.
 ///
 /// `store_dir` is the directory that paths are named by, `cache_dir` one of the user's own where
-/// answers are remembered, if anywhere, and `environment` the variables that name proxies and certificates.
-/// A cache that cannot be asked at all is a warning.
+/// answers are remembered, if anywhere, and `environment` the variables that name proxies and
+/// certificates. A cache that cannot be asked at all is a warning.
 ///
 /// # Errors
 /// A key is malformed, or the kernel refuses a thread.
