@@ -8,7 +8,9 @@ use std::sync::Arc;
 use actix::Addr;
 use actix::dev::ToEnvelope;
 use actix::prelude::*;
-use registry::{Added, QueryRealisations, RootsLease, StopRegistry, StoreRegistry};
+use registry::{
+    AddNar, Added, QueryRealisations, RestoreNar, RootsLease, StopRegistry, StoreRegistry,
+};
 use store_model::settings::StoreLayout;
 use store_model::{Derivation, OutputName, Settings, StoreDir, StorePath};
 
@@ -110,6 +112,18 @@ impl Store {
         let Added { path, roots } = self.ask(message).await?;
         self.added.borrow_mut().absorb(roots);
         Ok(path)
+    }
+
+    /// Has the registry add what an archive holds, and keeps it.
+    ///
+    /// # Errors
+    /// The archive is not what was promised, cannot be read, or the store fails.
+    pub(crate) async fn add_nar(&self, nar: RestoreNar) -> Result<()> {
+        let answer = self.registry.send(AddNar { nar }).await;
+        let answer = answer.map_err(|_| Failure::message("the store has stopped"))?;
+        let Added { roots, .. } = answer.map_err(Failure::new)?;
+        self.added.borrow_mut().absorb(roots);
+        Ok(())
     }
 
     /// Commits what is queued and ends the store's threads.

@@ -146,6 +146,22 @@ pub enum Error {
         /// What was expected there.
         reason: String,
     },
+    /// Going on would take the rest of a stream for something that it is not.
+    #[error("malformed stream of paths at byte {position}: {reason}")]
+    Export {
+        /// Offset from the start of the stream.
+        position: u64,
+        /// What was expected there.
+        reason: String,
+    },
+    /// Going on would call paths valid that nobody has named.
+    #[error("malformed registration of paths in line {line}: {reason}")]
+    ValidityText {
+        /// Number of the line, from 1.
+        line: u64,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// Going on would make an archive that nobody can unpack.
     #[error("'{path}' cannot be archived: {reason}")]
     UnarchivableTree {

@@ -5,8 +5,9 @@
 //!
 //! Reading order: [`base32`], [`hash`], [`store_path`], [`store_dir`], [`content_address`],
 //! [`derivation`], [`wanted_outputs`], [`nar`], [`ref_scan`], [`hash_rewrite`], [`path_info`],
-//! [`closure`], [`signature`], [`realisation`], [`settings`]; [`percent`], [`netrc`],
-//! [`proxy`], [`certificates`] and [`backoff`] are for those who speak to servers.
+//! [`closure`], [`export`], [`validity_text`], [`signature`], [`realisation`], [`settings`];
+//! [`percent`], [`netrc`], [`proxy`], [`certificates`] and [`backoff`] are for those who speak to
+//! servers.
 
 #![forbid(unsafe_code)]
 
@@ -17,6 +18,7 @@ pub mod closure;
 pub mod content_address;
 pub mod derivation;
 pub mod error;
+pub mod export;
 pub mod hash;
 pub mod hash_rewrite;
 mod json_text;
@@ -33,6 +35,7 @@ pub mod settings;
 pub mod signature;
 pub mod store_dir;
 pub mod store_path;
+pub mod validity_text;
 pub mod wanted_outputs;
 
 pub use content_address::ContentAddress;

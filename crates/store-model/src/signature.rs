@@ -33,6 +33,37 @@ impl SecretKey {
         }
     }
 
+    /// Makes a key from 32 bytes that nobody else knows or could guess.
+    ///
+    /// # Errors
+    /// The name is empty, or signatures by that name could not be told apart from what is around
+    /// them.
+    pub fn from_seed(name: &str, seed: &[u8; 32]) -> Result<Self, Error> {
+        let is_plain = |character: char| {
+            !character.is_whitespace() && !character.is_control() && character != ':'
+        };
+        if name.is_empty() || !name.chars().all(is_plain) {
+            return Err(Error::Key {
+                name: name.escape_debug().to_string(),
+                reason: "a name is not empty and has neither a colon nor space",
+            });
+        }
+        Ok(Self {
+            name: name.to_owned(),
+            key: SigningKey::from_bytes(seed),
+        })
+    }
+
+    /// Returns the text that [`FromStr`] reads: for the file of the key and nothing else.
+    #[must_use]
+    pub fn expose(&self) -> String {
+        format!(
+            "{}:{}",
+            self.name,
+            BASE64.encode(self.key.to_keypair_bytes())
+        )
+    }
+
     /// Returns a signature `name:base64` of a fingerprint; the same one every time.
     #[must_use]
     pub fn sign(&self, fingerprint: &str) -> String {
@@ -219,6 +250,17 @@ mod tests {
 
     fn secret() -> SecretKey {
         SECRET.parse().unwrap()
+    }
+
+    #[test]
+    fn a_key_is_exposed_as_nix_writes_it_and_made_from_its_seed() {
+        assert_eq!(secret().expose(), SECRET);
+        let seed = secret().key.to_bytes();
+        let made = SecretKey::from_seed("test-1", &seed).unwrap();
+        assert_eq!(made.expose(), SECRET);
+        for name in ["", "a:b", "a b", "a\n"] {
+            assert!(SecretKey::from_seed(name, &seed).is_err(), "{name:?}");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@
 
 mod build;
 mod config;
+mod interchange;
 mod nar;
 mod query;
 mod simulate;
@@ -17,6 +18,9 @@ use crate::exit_status;
 
 pub(crate) use self::build::{BuildArguments, EnsureArguments, RepairArguments, Subject};
 pub(crate) use self::config::{ConfigAction, ConfigArguments};
+pub(crate) use self::interchange::{
+    InterchangeCommand, KeyAction, RegisterValidityArguments, SignArguments,
+};
 pub(crate) use self::nar::{NarAction, NarArguments};
 pub(crate) use self::query::{
     LogArguments, PathInfoArguments, QueryArguments, Question, RealisationAction,
@@ -86,6 +90,7 @@ impl Arguments {
                 let ConfigAction::Show { options, .. } = &arguments.action;
                 Some(options)
             }
+            Command::Interchange(command) => command.options(),
             Command::Nar(_) | Command::Simulate(_) => None,
         };
         let before = self.options.option.iter();
@@ -130,6 +135,9 @@ pub(crate) enum Command {
     Log(LogArguments),
     /// Write, read and hash archives of files (NAR)
     Nar(NarArguments),
+    /// Hand paths, what is known of them, or trust in them to another store
+    #[command(flatten)]
+    Interchange(InterchangeCommand),
     /// Show the configuration
     Config(ConfigArguments),
     /// Run the scheduler's decisions in a pretended world, and check every invariant

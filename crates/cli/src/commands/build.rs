@@ -29,7 +29,7 @@ use crate::render::progress::Counts;
 use crate::render::sanitise::sanitise;
 use crate::render::{Audience, Renderer, Style, json};
 use crate::store::{Store, explain};
-use crate::target::Target;
+use crate::target::{Finder, Target};
 
 /// How often the live view looks at the clock.
 const TICK: Duration = Duration::from_millis(200);

@@ -6,7 +6,9 @@ use store_model::settings::{Assignment, Configuration, StoreLayout};
 use store_model::{Settings, StoreDir};
 use substituter::Substituter;
 
-use crate::args::{Command, ConfigAction, GlobalArguments, NarAction, RealisationAction};
+use crate::args::{
+    Command, ConfigAction, GlobalArguments, InterchangeCommand, NarAction, RealisationAction,
+};
 use crate::configure::{read_files, typed_options};
 use crate::environment::Environment;
 use crate::failure::{Failure, Result};
@@ -24,6 +26,7 @@ mod build;
 mod config;
 mod graph;
 mod instantiate;
+mod interchange;
 mod log;
 mod nar;
 mod out_link;
@@ -136,7 +139,11 @@ pub(crate) async fn perform(
                 nar::hash(path, json, interrupts, &mut output).await?;
             }
         },
-        Command::Add(_)
+        Command::Interchange(InterchangeCommand::Key(arguments)) => {
+            interchange::make_key(arguments.action, interrupts, &mut output).await?;
+        }
+        Command::Interchange(_)
+        | Command::Add(_)
         | Command::Instantiate(_)
         | Command::Show(_)
         | Command::PathInfo(_)
@@ -178,6 +185,9 @@ async fn perform_on_store(
                 realisation::info(&store, &finder, &settings, arguments, output).await
             }
             Command::Log(arguments) => log::log(&store, &finder, &arguments, output).await,
+            Command::Interchange(command) => {
+                interchange::perform(&store, session, &finder, command, output).await
+            }
             // `perform` sends no other command here.
             Command::Build(_)
             | Command::Ensure(_)

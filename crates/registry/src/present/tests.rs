@@ -114,7 +114,7 @@ async fn what_is_not_as_it_is_said_to_be_or_not_there_makes_nothing_valid_and_ta
         assert!(matches!(error, Error::File { .. }), "{error:?}");
     }
     let dangling = PresentPath {
-        references: [path('e', "nowhere")].into(),
+        references: [path('f', "nowhere")].into(),
         ..plant(&store, &good)
     };
     let error = say(&registry, vec![dangling], Trust, ValidAlready::Keep)

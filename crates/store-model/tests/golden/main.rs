@@ -10,6 +10,7 @@ mod fixed;
 mod fixtures;
 mod floating;
 mod graphs;
+mod interchange;
 mod json;
 mod reference_graphs;
 mod signatures;

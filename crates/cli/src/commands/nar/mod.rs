@@ -25,7 +25,7 @@ use crate::output::{Output, warn};
 use crate::render::Style;
 
 /// How much is read or written at once.
-const BUFFER_LEN: usize = 256 * 1024;
+pub(super) const BUFFER_LEN: usize = 256 * 1024;
 
 /// Writes the archive of `path` to standard output.
 pub(super) async fn dump(path: PathBuf, interrupts: &mut Interrupts) -> Result<()> {
@@ -113,7 +113,11 @@ fn restore_from(source: &mut impl io::BufRead, path: &Path) -> Result<nar::NarSu
     }
 }
 
-fn archive<W: io::Write>(path: &Path, mut writer: NarWriter<W>) -> Result<(W, nar::NarSummary)> {
+/// Writes the archive of `path`, to standard output in the end.
+pub(super) fn archive<W: io::Write>(
+    path: &Path,
+    mut writer: NarWriter<W>,
+) -> Result<(W, nar::NarSummary)> {
     walk(path, &mut writer).map_err(|error| match error {
         walk::Error::Visitor(WriteError::Sink(error)) => Failure::stdout(&error),
         walk::Error::Visitor(error) => Failure::new(error),
@@ -130,23 +134,33 @@ async fn on_a_thread<T: Send + 'static>(
     interrupts: &mut Interrupts,
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
+    interrupts.unless(on_thread(work)).await
+}
+
+/// Runs `work`, which blocks, on a thread of its own. Whoever no longer waits leaves it behind.
+pub(super) async fn on_thread<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
     let (reply, replied) = oneshot::channel();
     spawn(reply, work)?;
-    interrupts
-        .unless(async { replied.await.map_err(|_| thread_is_gone())? })
-        .await
+    replied.await.map_err(|_| thread_is_gone())?
 }
 
 fn spawn<T: Send + 'static>(
     reply: oneshot::Sender<Result<T>>,
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<()> {
+    start_thread(move || {
+        // Nobody waits any more after a signal.
+        let _unheard = reply.send(work());
+    })
+}
+
+/// Starts a thread for work that blocks; it dies with the process.
+pub(super) fn start_thread(work: impl FnOnce() + Send + 'static) -> Result<()> {
     std::thread::Builder::new()
         .name("archive".to_owned())
-        .spawn(move || {
-            // Nobody waits any more after a signal.
-            let _unheard = reply.send(work());
-        })
+        .spawn(work)
         .map(drop)
         .map_err(|error| Failure::message(format!("starting a thread: {error}")))
 }
@@ -155,7 +169,8 @@ fn thread_is_gone() -> Failure {
     Failure::message("the thread that reads and writes the archive is gone")
 }
 
-fn stdin() -> io::Result<File> {
+/// Returns standard input, unbuffered.
+pub(super) fn stdin() -> io::Result<File> {
     Ok(File::from(io::stdin().as_fd().try_clone_to_owned()?))
 }
 

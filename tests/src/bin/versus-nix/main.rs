@@ -6,6 +6,8 @@
 
 #![expect(clippy::print_stdout, reason = "the table is what the program is for")]
 
+mod fetching;
+
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -13,6 +15,8 @@ use std::time::Duration;
 use it::graph::LayeredGraph;
 use it::hand_over::{self, Program};
 use it::{Profile, TestStore, measure, requirement};
+
+use self::fetching::{Goods, LARGE, SMALL, Shelf};
 
 /// How often each program does each thing, if nobody says otherwise.
 const ROUNDS: usize = 5;
@@ -49,6 +53,14 @@ fn main() {
             workload.run(program, parent.path())
         });
     }
+    for (title, goods) in shelves() {
+        if is_wanted(title) {
+            let shelf = Shelf::fill(&goods, parent.path());
+            compare(title, n_rounds, |program, _| {
+                shelf.fetch(program, parent.path(), None)
+            });
+        }
+    }
     let title = "lock hand-over from Nix";
     if is_wanted(title) {
         compare(title, n_rounds, |program, round| {
@@ -57,6 +69,18 @@ fn main() {
             hand_over::measure(&store, Program::GenuineNix, program, round)
         });
     }
+}
+
+fn shelves() -> Vec<(&'static str, Goods)> {
+    let goods = |expression, compression| Goods {
+        expression,
+        compression,
+    };
+    vec![
+        ("1,000 small paths of a directory", goods(SMALL, "none")),
+        ("1,000 small paths of a directory, xz", goods(SMALL, "xz")),
+        ("a path of 400 MB of a directory", goods(LARGE, "none")),
+    ]
 }
 
 fn workloads() -> Vec<Workload> {
