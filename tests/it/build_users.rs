@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use it::event_stream::events;
-use it::{Invocation, Profile, TestStore, debris, processes, requirement};
+use it::{Invocation, Machine, Pair, Profile, TestStore, debris, processes, requirement};
 use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::{Group, User};
 
@@ -189,4 +189,50 @@ fn what_runs_as_a_build_user_already_is_killed_before_the_builder_starts() {
     assert!(is_gone, "{status}");
     drop(held);
     debris::assert_clean(&store);
+}
+
+/// A machine whose build user is in a second group; such a user and such groups are on no other.
+fn with_second_group(pair: &Pair) -> Machine {
+    let lay_over = |machine: Machine, file: &str, lines: &str| {
+        let path = Path::new("/etc").join(file);
+        let text = std::fs::read_to_string(&path).expect("everybody may read it");
+        let changed = pair.by_goalctl.dir().join(file);
+        std::fs::write(&changed, text + lines).expect("the folder is ours");
+        machine.mount(changed, path)
+    };
+    let machine = lay_over(
+        Machine::default(),
+        "passwd",
+        "goal-builder:x:39950:39900::/var/empty:/bin/false\n",
+    );
+    lay_over(
+        machine,
+        "group",
+        "goal-builders:x:39900:goal-builder\ngoal-second:x:39901:goal-builder\n",
+    )
+}
+
+#[test]
+fn a_build_user_keeps_its_other_groups_without_a_sandbox_and_has_none_within() {
+    if !requirement::genuine_nix() || !requirement::root() {
+        return;
+    }
+    for (sandbox, groups) in [("false", "39900 39901"), ("true", "100")] {
+        let pair = Pair::of(Profile::Root);
+        let machine = with_second_group(&pair);
+        let drv = pair.script("groups", "id -u > $out; id -G >> $out");
+        let nix = pair.by_nix.nix_store_on(&machine, ["--realise", &drv]);
+        let goalctl = pair.by_goalctl.goalctl_on(&machine, ["build", &drv]);
+        for program in [nix, goalctl] {
+            program
+                .option("sandbox", sandbox)
+                .option("build-users-group", "goal-builders")
+                .succeed();
+        }
+        let output = pair.by_goalctl.output_of(&drv, "out");
+        let said = std::fs::read_to_string(pair.by_goalctl.real(&output)).expect("it was made");
+        let user = if sandbox == "true" { 1000 } else { 39950 };
+        assert_eq!(said, format!("{user}\n{groups}\n"));
+        pair.assert_same();
+    }
 }

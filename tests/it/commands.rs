@@ -41,7 +41,7 @@ fn sample_tree(store: &TestStore) -> PathBuf {
 
 /// Runs both programs and checks that they print the same.
 #[track_caller]
-fn assert_same_output(ours: Invocation, theirs: Invocation) -> Finished {
+pub(crate) fn assert_same_output(ours: Invocation, theirs: Invocation) -> Finished {
     let ours = ours.succeed();
     assert_eq!(ours.output(), theirs.succeed().output(), "{ours}");
     ours

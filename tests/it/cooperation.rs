@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use it::graph::LayeredGraph;
-use it::hand_over::{PATIENT, Program, await_lock_message};
+use it::hand_over::{self, PATIENT, Program, await_lock_message};
 use it::{Profile, TestStore, debris, measure, requirement};
 
 #[test]
@@ -14,25 +14,9 @@ fn two_processes_that_want_one_derivation_run_its_builder_once() {
     for profile in Profile::all() {
         for holder in [Program::Goalctl, Program::GenuineNix] {
             let store = TestStore::of(profile);
-            store.signals().pipes(&["ready", "go"]);
-            store.signals().tally("runs");
+            hand_over::prepare(&store);
             let drv = store.script("wanted-twice", PATIENT);
-
-            let first = holder.build(&store, &drv).start();
-            store.signals().await_word("ready");
-            let mut second = store.build_with_signals(&drv).start();
-            let message = await_lock_message(&mut second, &drv);
-            assert!(message.contains(&first.pid().to_string()), "{message}");
-            let _open = store.signals().release("go");
-
-            let outputs = [first, second].map(|build| {
-                let finished = build.finish();
-                finished.expect_status(0);
-                finished.output_lines()
-            });
-            assert_eq!(outputs[0], outputs[1]);
-            assert_eq!(store.signals().count("runs"), 1, "after {holder:?}");
-            debris::assert_clean(&store);
+            hand_over::assert_built_once(&store, &drv, holder, "-wanted-twice'");
         }
     }
 }

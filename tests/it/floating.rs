@@ -7,7 +7,9 @@ use it::fixtures::Fixtures;
 use it::snapshot::{self, Snapshot};
 use it::{Finished, Invocation, Profile, TestStore, debris, requirement};
 
+mod commands;
 mod goals;
+mod places;
 
 /// What every invocation of these tests is told, of either program.
 const FEATURE: (&str, &str) = ("experimental-features", "nix-command ca-derivations");

@@ -313,6 +313,7 @@ fn settings(store: &TestStore) -> Arc<Settings> {
         max_jobs: 2,
         sandbox_init: Some(binaries::sandbox_init()),
         sandbox_paths,
+        substituters: Vec::new(),
         ..Settings::default()
     })
 }
@@ -322,6 +323,7 @@ fn start(store: &TestStore) -> SchedulerHandle {
         layout: StoreLayout::under_root(&store.root()),
         settings: settings(store),
         host_environment: HostEnvironment::new(),
+        cache_dir: None,
         nix_config: String::new(),
     })
     .expect("a fresh store can be opened")

@@ -30,4 +30,5 @@ mod isolation;
 mod races;
 mod repair;
 mod repeated;
+mod substitution;
 mod unsandboxed;

@@ -103,12 +103,14 @@ async fn build_and_panic(
             optional: false,
             writable: true,
         }],
+        substituters: Vec::new(),
         ..Settings::default()
     });
     let scheduler = Scheduler::start(Config {
         layout: StoreLayout::under_root(&store.root()),
         settings: Arc::clone(&settings),
         host_environment: HostEnvironment::new(),
+        cache_dir: None,
         nix_config: String::new(),
     })?;
     let drv_path = StoreDir::default().parse(drv).expect("nix prints paths");

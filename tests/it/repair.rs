@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, chown};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,7 +10,8 @@ use std::thread;
 use std::time::Duration;
 
 use it::snapshot::Snapshot;
-use it::{Finished, Invocation, Profile, TestStore, damage, debris, processes, requirement};
+use it::{Finished, Invocation, Pair, TestStore, damage, debris, processes};
+use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::Signal;
 
 /// A chain of three below the derivation that is asked for, each of which counts its builds, and a
@@ -31,114 +32,51 @@ const SALTED: &str =
 /// How long it may take until nothing is left of a program that was killed.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// The two programs, on stores of their own.
-struct Pair {
-    by_nix: TestStore,
-    by_goalctl: TestStore,
-}
-
 /// What came of the same in both stores.
 struct Both {
     nix: Finished,
     goalctl: Finished,
 }
 
-impl Pair {
-    fn all() -> Vec<Self> {
-        if !requirement::genuine_nix() {
-            return Vec::new();
-        }
-        let pair = |profile| {
-            let pair = Self {
-                by_nix: TestStore::of(profile),
-                by_goalctl: TestStore::of(profile),
-            };
-            for store in pair.stores() {
-                store.signals().tally("runs");
-            }
-            pair.salt("one");
-            pair
-        };
-        Profile::all().into_iter().map(pair).collect()
+/// Makes the pairs of the tests, with builders that count their runs and find a word.
+fn pairs() -> Vec<Pair> {
+    let pairs = Pair::all();
+    for pair in &pairs {
+        pair.tally();
+        pair.salt("one");
     }
+    pairs
+}
 
-    fn stores(&self) -> [&TestStore; 2] {
-        [&self.by_nix, &self.by_goalctl]
+/// Instantiates and builds.
+fn built(pair: &Pair, expression: &str) -> String {
+    let drv = pair.instantiate(expression);
+    pair.build(&drv);
+    drv
+}
+
+fn built_script(pair: &Pair, name: &str, script: &str) -> String {
+    built(pair, &format!("mk \"{name}\" ''{script}'' {{ }}"))
+}
+
+/// Has both repair a derivation's outputs.
+fn repair_outputs(pair: &Pair, drv: &str) -> Both {
+    // In any other place Nix 2.8 takes every path for missing when it repairs.
+    let nix = pair
+        .by_nix
+        .nix_store_in_place(["--realise", drv, "--repair"]);
+    Both {
+        nix: with_signals(nix, &pair.by_nix, "").run(),
+        goalctl: pair.goalctl(drv).arg("--repair").run(),
     }
+}
 
-    fn instantiate(&self, expression: &str) -> String {
-        let drv = self.by_nix.instantiate_one(expression);
-        assert_eq!(drv, self.by_goalctl.instantiate_one(expression));
-        drv
-    }
-
-    /// Instantiates and builds.
-    fn build(&self, expression: &str) -> String {
-        let drv = self.instantiate(expression);
-        self.by_nix.realise_with_signals(&drv).succeed();
-        self.by_goalctl.build_with_signals(&drv).succeed();
-        drv
-    }
-
-    fn script(&self, name: &str, script: &str) -> String {
-        self.build(&format!("mk \"{name}\" ''{script}'' {{ }}"))
-    }
-
-    fn salt(&self, salt: &str) {
-        for store in self.stores() {
-            fs::write(store.signals().dir().join("salt"), format!("{salt}\n"))
-                .expect("the folder is ours");
-        }
-    }
-
-    /// Finds a valid path by its name; the same in both stores.
-    fn path(&self, name: &str) -> String {
-        let objects = Snapshot::of(&self.by_goalctl).objects;
-        let mut named = objects
-            .into_keys()
-            .filter(|path| path.ends_with(&format!("-{name}")));
-        named.next().expect("it was built")
-    }
-
-    fn damage(&self, path: &str) {
-        for store in self.stores() {
-            damage::flip_a_bit(&store.real(path));
-        }
-    }
-
-    /// Has both repair a derivation's outputs.
-    fn repair(&self, drv: &str) -> Both {
-        // In any other place Nix 2.8 takes every path for missing when it repairs.
-        let nix = self
-            .by_nix
-            .nix_store_in_place(["--realise", drv, "--repair"]);
-        Both {
-            nix: with_signals(nix, &self.by_nix, "").run(),
-            goalctl: self
-                .by_goalctl
-                .build_with_signals(drv)
-                .arg("--repair")
-                .run(),
-        }
-    }
-
-    /// Has both repair a path.
-    fn repair_path(&self, path: &str) -> Both {
-        let nix = self.by_nix.nix_store_in_place(["--repair-path", path]);
-        Both {
-            nix: with_signals(nix, &self.by_nix, "").run(),
-            goalctl: repair_path(&self.by_goalctl, path).run(),
-        }
-    }
-
-    fn assert_same(&self) {
-        Snapshot::of(&self.by_nix).assert_same_as(&Snapshot::of(&self.by_goalctl));
-        self.assert_sound();
-    }
-
-    fn assert_sound(&self) {
-        debris::assert_verifies(&self.by_goalctl);
-        debris::assert_clean(&self.by_goalctl);
+/// Has both repair a path.
+fn repair_by_both(pair: &Pair, path: &str) -> Both {
+    let nix = pair.by_nix.nix_store_in_place(["--repair-path", path]);
+    Both {
+        nix: with_signals(nix, &pair.by_nix, "").run(),
+        goalctl: repair_path(&pair.by_goalctl, path).run(),
     }
 }
 
@@ -204,13 +142,13 @@ fn n_runs(store: &TestStore) -> usize {
 
 #[test]
 fn a_corrupt_output_is_built_again_and_is_never_missing() {
-    for pair in Pair::all() {
-        let drv = pair.build(CHAIN);
+    for pair in pairs() {
+        let drv = built(&pair, CHAIN);
         let before = Snapshot::of(&pair.by_goalctl);
         let output = pair.by_goalctl.output_of(&drv, "out");
         pair.damage(&output);
         let watcher = Watcher::start(pair.by_goalctl.real(&output));
-        let both = pair.repair(&drv);
+        let both = repair_outputs(&pair, &drv);
         both.expect_status(0)
             .expect_error(&format!("path '{output}' is corrupted or missing"))
             .expect_error(&format!("repairing outputs of '{drv}'..."));
@@ -219,7 +157,7 @@ fn a_corrupt_output_is_built_again_and_is_never_missing() {
         Snapshot::of(&pair.by_goalctl).assert_same_as(&before);
         pair.assert_same();
 
-        let again = pair.repair(&drv);
+        let again = repair_outputs(&pair, &drv);
         again.expect_status(0);
         assert_eq!(again.goalctl.output_lines(), both.goalctl.output_lines());
         assert_eq!(n_runs(&pair.by_goalctl), 5, "nothing is left to be built");
@@ -229,15 +167,15 @@ fn a_corrupt_output_is_built_again_and_is_never_missing() {
 
 #[test]
 fn a_missing_output_is_made_again() {
-    for pair in Pair::all() {
-        let drv = pair.build(CHAIN);
+    for pair in pairs() {
+        let drv = built(&pair, CHAIN);
         let before = Snapshot::of(&pair.by_goalctl);
         for name in ["out", "dev"] {
             let output = pair.by_goalctl.output_of(&drv, name);
             for store in pair.stores() {
                 damage::lose(&store.real(&output));
             }
-            pair.repair(&drv).expect_status(0);
+            repair_outputs(&pair, &drv).expect_status(0);
         }
         Snapshot::of(&pair.by_goalctl).assert_same_as(&before);
         pair.assert_same();
@@ -246,15 +184,17 @@ fn a_missing_output_is_made_again() {
 
 #[test]
 fn what_is_corrupt_or_missing_three_levels_below_is_repaired_and_nothing_else_is_built() {
-    for pair in Pair::all() {
-        let drv = pair.build(CHAIN);
+    for pair in pairs() {
+        let drv = built(&pair, CHAIN);
         let before = Snapshot::of(&pair.by_goalctl);
         let low = pair.path("low");
         pair.damage(&low);
         let watcher = Watcher::start(pair.by_goalctl.real(&low));
-        pair.repair(&drv).expect_status(0).expect_error(&format!(
-            "found corrupted or missing path '{low}' in the output closure of '{drv}'"
-        ));
+        repair_outputs(&pair, &drv)
+            .expect_status(0)
+            .expect_error(&format!(
+                "found corrupted or missing path '{low}' in the output closure of '{drv}'"
+            ));
         watcher.expect_exchange();
         assert_eq!(n_runs(&pair.by_goalctl), 5);
         assert_eq!(n_runs(&pair.by_nix), 5);
@@ -264,7 +204,7 @@ fn what_is_corrupt_or_missing_three_levels_below_is_repaired_and_nothing_else_is
         for store in pair.stores() {
             damage::lose(&store.real(&middle));
         }
-        pair.repair_path(&top).expect_status(0);
+        repair_by_both(&pair, &top).expect_status(0);
         assert_eq!(n_runs(&pair.by_goalctl), 6);
         Snapshot::of(&pair.by_goalctl).assert_same_as(&before);
         pair.assert_same();
@@ -273,13 +213,13 @@ fn what_is_corrupt_or_missing_three_levels_below_is_repaired_and_nothing_else_is
 
 #[test]
 fn inputs_are_repaired_before_what_is_made_of_them() {
-    for pair in Pair::all() {
-        let drv = pair.build(CHAIN);
+    for pair in pairs() {
+        let drv = built(&pair, CHAIN);
         let before = Snapshot::of(&pair.by_goalctl);
         for name in ["low", "top"] {
             pair.damage(&pair.path(name));
         }
-        let both = pair.repair(&drv);
+        let both = repair_outputs(&pair, &drv);
         both.expect_status(0);
         let said = both.goalctl.error();
         let place = |name: &str| {
@@ -295,8 +235,8 @@ fn inputs_are_repaired_before_what_is_made_of_them() {
 
 #[test]
 fn a_path_is_repaired_by_its_deriver_or_the_reason_is_told() {
-    for pair in Pair::all() {
-        let drv = pair.build(CHAIN);
+    for pair in pairs() {
+        let drv = built(&pair, CHAIN);
         let (low, middle) = (pair.path("low"), pair.path("middle"));
         pair.damage(&low);
         let events = repair_path(&pair.by_goalctl, &low).arg("--json").succeed();
@@ -310,7 +250,7 @@ fn a_path_is_repaired_by_its_deriver_or_the_reason_is_told() {
         let source = pair.path("source");
         pair.damage(&source);
         let words = format!("cannot repair path '{source}'");
-        let both = pair.repair_path(&source);
+        let both = repair_by_both(&pair, &source);
         both.expect_status(1).expect_error(&words);
         both.goalctl.expect_error("it has no deriver");
 
@@ -323,27 +263,28 @@ fn a_path_is_repaired_by_its_deriver_or_the_reason_is_told() {
                 .expect("nobody works on it");
         }
         pair.damage(&middle);
-        let both = pair.repair_path(&middle);
+        let both = repair_by_both(&pair, &middle);
         both.expect_status(1)
             .expect_error(&format!("cannot repair path '{middle}'"));
         both.goalctl.expect_error("-gone.drv' is not in the store");
 
         let nothing = format!("/nix/store/{}-nothing", "0".repeat(32));
-        let both = pair.repair_path(&nothing);
+        let both = repair_by_both(&pair, &nothing);
         both.expect_status(1).expect_error("is not valid");
     }
 }
 
 #[test]
 fn what_cannot_be_repaired_fails_as_under_nix_and_is_not_taken_away() {
-    for pair in Pair::all() {
-        let drv = pair.build(&format!(
-            "mk \"user\" \"echo ${{mk \"salted\" ''{SALTED}'' {{ }}}} > $out\" {{ }}"
-        ));
+    for pair in pairs() {
+        let drv = built(
+            &pair,
+            &format!("mk \"user\" \"echo ${{mk \"salted\" ''{SALTED}'' {{ }}}} > $out\" {{ }}"),
+        );
         let salted = pair.path("salted");
         pair.salt("fail");
         pair.damage(&salted);
-        let both = pair.repair(&drv);
+        let both = repair_outputs(&pair, &drv);
         both.expect_status(1)
             .expect_error("-salted.drv' failed with exit code 3")
             .expect_error("some paths in the output closure of derivation");
@@ -352,25 +293,25 @@ fn what_cannot_be_repaired_fails_as_under_nix_and_is_not_taken_away() {
 
         // As an input of what is corrupt too, it fails like any input.
         pair.damage(&pair.path("user"));
-        pair.repair(&drv).expect_status(100);
+        repair_outputs(&pair, &drv).expect_status(100);
         let goalctl = repair_path(&pair.by_goalctl, &salted).run();
         goalctl.expect_status(100);
 
         pair.salt("one");
-        pair.repair(&drv).expect_status(0);
+        repair_outputs(&pair, &drv).expect_status(0);
         pair.assert_same();
     }
 }
 
 #[test]
 fn what_is_made_otherwise_replaces_what_is_corrupt_and_its_row_is_true() {
-    for pair in Pair::all() {
-        let drv = pair.script("salted", SALTED);
+    for pair in pairs() {
+        let drv = built_script(&pair, "salted", SALTED);
         let output = pair.by_goalctl.output_of(&drv, "out");
         let before = Snapshot::of(&pair.by_goalctl);
         pair.damage(&output);
         pair.salt("other");
-        let both = pair.repair(&drv);
+        let both = repair_outputs(&pair, &drv);
         both.expect_status(0);
         both.goalctl
             .expect_error(&format!("'{output}' was made again, but not as it was"));
@@ -383,11 +324,11 @@ fn what_is_made_otherwise_replaces_what_is_corrupt_and_its_row_is_true() {
 
 #[test]
 fn nothing_is_made_of_a_corrupt_source() {
-    for pair in Pair::all() {
-        let drv = pair.build(CHAIN);
+    for pair in pairs() {
+        let drv = built(&pair, CHAIN);
         let (source, low) = (pair.path("source"), pair.path("low"));
         pair.damage(&source);
-        let both = pair.repair(&drv);
+        let both = repair_outputs(&pair, &drv);
         both.expect_status(1)
             .expect_error(&format!("found corrupted or missing path '{source}'"));
         // Nix builds, and registers what it makes of the corrupt source.
@@ -407,11 +348,10 @@ fn nothing_is_made_of_a_corrupt_source() {
 
 #[test]
 fn what_is_repaired_is_not_linked_to_a_corrupt_file_again() {
-    for pair in Pair::all() {
-        // One after the other: two that are made good at the same time may each keep their own file.
-        let expression = "let same = name: after:
-              mk name \"mkdir $out; echo same > $out/file\" { inherit after; };
-            one = same \"one\" \"\"; two = same \"two\" one;
+    for pair in pairs() {
+        // Both are made good at the same time.
+        let expression = "let same = name: mk name \"mkdir $out; echo same > $out/file\" { };
+            one = same \"one\"; two = same \"two\";
             in mk \"both\" \"mkdir $out; echo ${one} ${two} > $out/file\" { }";
         let drv = pair.instantiate(expression);
         let shared = |invocation: Invocation| invocation.option("auto-optimise-store", "true");
@@ -440,9 +380,9 @@ fn what_is_repaired_is_not_linked_to_a_corrupt_file_again() {
 
 #[test]
 fn an_interrupted_repair_leaves_what_was_there() {
-    for pair in Pair::all() {
+    for pair in pairs() {
         let store = &pair.by_goalctl;
-        let drv = pair.script("salted", SALTED);
+        let drv = built_script(&pair, "salted", SALTED);
         let output = store.real(&store.output_of(&drv, "out"));
         pair.damage(&store.output_of(&drv, "out"));
         let damaged = fs::read(&output).expect("it is there");
@@ -466,9 +406,9 @@ fn an_interrupted_repair_leaves_what_was_there() {
 
 #[test]
 fn a_repair_that_is_killed_leaves_what_was_there_and_the_next_one_tidies_up() {
-    for pair in Pair::all() {
+    for pair in pairs() {
         let store = &pair.by_goalctl;
-        let drv = pair.script("salted", SALTED);
+        let drv = built_script(&pair, "salted", SALTED);
         let before = Snapshot::of(store);
         let output = store.real(&store.output_of(&drv, "out"));
         damage::flip_a_bit(&output);
@@ -491,7 +431,7 @@ fn a_repair_that_is_killed_leaves_what_was_there_and_the_next_one_tidies_up() {
 
 #[test]
 fn a_hashed_output_is_kept_where_its_contents_say() {
-    for pair in Pair::all() {
+    for pair in pairs() {
         let store = &pair.by_goalctl;
         for (mode, script) in [
             ("flat", "echo hello > $out"),
@@ -539,6 +479,38 @@ fn a_hashed_output_is_kept_where_its_contents_say() {
         refused
             .expect_status(1)
             .expect_error("cannot do a hash build of");
+        pair.assert_sound();
+    }
+}
+
+#[test]
+fn the_path_that_contents_have_is_never_waited_for_though_somebody_has_locked_it() {
+    for pair in pairs() {
+        let store = &pair.by_goalctl;
+        let fixed = |hash: &str| {
+            store.instantiate_one(&format!(
+                "mk \"fixed\" \"printf hello > $out\" {{ outputHashAlgo = \"sha256\"; \
+                 outputHash = {hash}; }}"
+            ))
+        };
+        let guess = fixed("builtins.hashString \"sha256\" \"other\"");
+        let output = store.output_of(&fixed("builtins.hashString \"sha256\" \"hello\""), "out");
+        let lock_file = store.real(&format!("{output}.lock"));
+        let lock = fs::File::create_new(&lock_file).expect("nobody has it");
+        let owner = store.profile().foreign_id();
+        chown(&lock_file, owner, owner).expect("root can give files away");
+        let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock).expect("nobody has it");
+        let hashed = store.goalctl(["build", "--hash", &guess]).run();
+        hashed
+            .expect_status(1)
+            .expect_error(&format!("'{output}' is locked"));
+        // The mismatch is told all the same, and what was made is not kept.
+        let mismatch = store.goalctl(["build", &guess]).run();
+        mismatch.expect_status(102).expect_error("hash mismatch");
+        assert!(!Snapshot::of(store).objects.contains_key(&output));
+        drop(lock);
+        fs::remove_file(&lock_file).expect("it is ours");
+        store.goalctl(["build", "--hash", &guess]).succeed();
         pair.assert_sound();
     }
 }

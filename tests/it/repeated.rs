@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use it::snapshot::{self, Snapshot};
-use it::{Finished, Invocation, Profile, TestStore, debris, requirement};
+use it::{Finished, Invocation, Pair, TestStore, debris, requirement};
 
 /// Makes two outputs, one of which depends on what the test says.
 const SALTED: &str = "mk \"salted\" \"read salt < /signals/salt; mkdir $out $dev; \
@@ -18,73 +18,6 @@ const SALTED: &str = "mk \"salted\" \"read salt < /signals/salt; mkdir $out $dev
 /// Makes an output that says how often its builder has run.
 const COUNTING: &str = "echo run >> /signals/runs; n=0; \
      while read line; do n=$((n+1)); done < /signals/runs; echo $n > $out";
-
-/// The two programs, on stores of their own.
-struct Pair {
-    by_nix: TestStore,
-    by_goalctl: TestStore,
-}
-
-impl Pair {
-    fn all() -> Vec<Self> {
-        if !requirement::genuine_nix() {
-            return Vec::new();
-        }
-        let pair = |profile| Self {
-            by_nix: TestStore::of(profile),
-            by_goalctl: TestStore::of(profile),
-        };
-        Profile::all().into_iter().map(pair).collect()
-    }
-
-    fn instantiate(&self, expression: &str) -> String {
-        let drv = self.by_nix.instantiate_one(expression);
-        assert_eq!(drv, self.by_goalctl.instantiate_one(expression));
-        drv
-    }
-
-    fn script(&self, name: &str, script: &str) -> String {
-        let drv = self.by_nix.script(name, script);
-        assert_eq!(drv, self.by_goalctl.script(name, script));
-        drv
-    }
-
-    /// Says what the builders are to make.
-    fn salt(&self, salt: &str) {
-        for store in [&self.by_nix, &self.by_goalctl] {
-            fs::write(store.signals().dir().join("salt"), format!("{salt}\n"))
-                .expect("the folder is ours");
-        }
-    }
-
-    fn tally(&self) {
-        self.by_nix.signals().tally("runs");
-        self.by_goalctl.signals().tally("runs");
-    }
-
-    fn n_runs(&self) -> (usize, usize) {
-        let count = |store: &TestStore| store.signals().count("runs");
-        (count(&self.by_nix), count(&self.by_goalctl))
-    }
-
-    fn nix(&self, drv: &str) -> Invocation {
-        self.by_nix.realise_with_signals(drv)
-    }
-
-    fn goalctl(&self, drv: &str) -> Invocation {
-        self.by_goalctl.build_with_signals(drv)
-    }
-
-    fn build(&self, drv: &str) {
-        self.nix(drv).succeed();
-        self.goalctl(drv).succeed();
-    }
-
-    fn assert_same(&self) {
-        Snapshot::of(&self.by_nix).assert_same_as(&Snapshot::of(&self.by_goalctl));
-        debris::assert_clean(&self.by_goalctl);
-    }
-}
 
 /// Returns where what differs from an output is kept.
 fn check_path(store: &TestStore, output: &str) -> PathBuf {

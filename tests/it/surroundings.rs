@@ -338,6 +338,50 @@ fn a_pre_build_hook_that_fails_fails_its_goal_as_in_nix() {
 }
 
 #[test]
+fn a_missing_path_of_the_host_fails_its_goal_alone_where_nix_ends_the_run() {
+    if !requirement::genuine_nix() {
+        return;
+    }
+    for profile in Profile::all() {
+        let pair = Pair::new(
+            profile,
+            r#"[ (mk "lacks" "echo > $out" { }) (mk "other" "echo > $out" { }) ]"#,
+        );
+        let run = |invocation: Invocation, store: &TestStore| {
+            let script = "case $1 in *-lacks.drv) echo extra-sandbox-paths; echo /no/such;; esac";
+            let hook = hook(store, script);
+            let invocation = invocation.option("pre-build-hook", hook.to_string_lossy().as_ref());
+            // In this order: one after the other.
+            invocation
+                .args(["-j", "1", "--keep-going"])
+                .args(&pair.drvs)
+                .run()
+        };
+        let by_nix = run(pair.by_nix.nix_store(["--realise"]), &pair.by_nix);
+        by_nix.expect_status(1).expect_error("'/no/such'");
+        let by_goalctl = run(pair.by_goalctl.goalctl(["build"]), &pair.by_goalctl);
+        by_goalctl.expect_status(100).expect_error(&format!(
+            "while setting up the build environment of '{}': showing '/no/such' as '/no/such': No \
+             such file or directory",
+            pair.drvs[0]
+        ));
+        let output = pair.by_goalctl.output_of(&pair.drvs[1], "out");
+        assert_eq!(by_goalctl.output_lines(), [output]);
+        debris::assert_clean(&pair.by_goalctl);
+
+        // What may be missing is left out by both.
+        for program in [
+            pair.by_nix.nix_store(["--realise"]),
+            pair.by_goalctl.goalctl(["build"]),
+        ] {
+            let program = program.option("extra-sandbox-paths", "/no/such?");
+            program.args(&pair.drvs).succeed();
+        }
+        Snapshot::of(&pair.by_nix).assert_same_as(&Snapshot::of(&pair.by_goalctl));
+    }
+}
+
+#[test]
 fn an_interrupt_ends_a_hook_that_hangs_and_leaves_nothing() {
     if !requirement::genuine_nix() {
         return;

@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
 use it::snapshot::Snapshot;
-use it::{Invocation, Profile, TestStore, debris, requirement};
+use it::{Invocation, Machine, Pair, TestStore, debris};
 
 /// Two outputs that mention each other's and their own paths in files, in a link and in a name.
 const TWO: &str = "mk \"two\" ''mkdir $out $dev; echo $dev > $dev/self; echo x > $dev/header
@@ -15,48 +15,18 @@ const TWO: &str = "mk \"two\" ''mkdir $out $dev; echo $dev > $dev/self; echo x >
     { outputs = [ \"out\" \"dev\" ]; passAsFile = [ \"notice\" ];
       notice = \"made for ${placeholder \"out\"}\"; }";
 
-/// The two programs, on stores of their own.
-struct Pair {
-    by_nix: TestStore,
-    by_goalctl: TestStore,
+/// Instantiates and builds.
+fn built(pair: &Pair, expression: &str) -> String {
+    let drv = pair.instantiate(expression);
+    run(pair, &drv, &[]);
+    drv
 }
 
-impl Pair {
-    fn all() -> Vec<Self> {
-        if !requirement::genuine_nix() {
-            return Vec::new();
-        }
-        let pair = |profile| Self {
-            by_nix: TestStore::of(profile),
-            by_goalctl: TestStore::of(profile),
-        };
-        Profile::all().into_iter().map(pair).collect()
-    }
-
-    fn stores(&self) -> [&TestStore; 2] {
-        [&self.by_nix, &self.by_goalctl]
-    }
-
-    /// Instantiates and builds.
-    fn build(&self, expression: &str) -> String {
-        let drv = self.by_nix.instantiate_one(expression);
-        assert_eq!(drv, self.by_goalctl.instantiate_one(expression));
-        self.run(&drv, &[]);
-        drv
-    }
-
-    /// Has both build, with these flags.
-    fn run(&self, drv: &str, flags: &[&str]) {
-        let nix = self.by_nix.nix_store_in_place(["--realise", drv]);
-        unsandboxed(nix).args(flags).succeed();
-        goalctl(&self.by_goalctl, drv).args(flags).succeed();
-    }
-
-    fn assert_same(&self) {
-        Snapshot::of(&self.by_nix).assert_same_as(&Snapshot::of(&self.by_goalctl));
-        debris::assert_verifies(&self.by_goalctl);
-        debris::assert_clean(&self.by_goalctl);
-    }
+/// Has both build, with these flags.
+fn run(pair: &Pair, drv: &str, flags: &[&str]) {
+    let nix = pair.by_nix.nix_store_in_place(["--realise", drv]);
+    unsandboxed(nix).args(flags).succeed();
+    goalctl(&pair.by_goalctl, drv).args(flags).succeed();
 }
 
 fn unsandboxed(invocation: Invocation) -> Invocation {
@@ -70,10 +40,10 @@ fn goalctl(store: &TestStore, drv: &str) -> Invocation {
 #[test]
 fn valid_outputs_are_checked_elsewhere_and_found_to_be_the_same() {
     for pair in Pair::all() {
-        let drv = pair.build(TWO);
+        let drv = built(&pair, TWO);
         pair.assert_same();
         let before = Snapshot::of(&pair.by_goalctl);
-        pair.run(&drv, &["--check"]);
+        run(&pair, &drv, &["--check"]);
         Snapshot::of(&pair.by_goalctl).assert_same_as(&before);
         pair.assert_same();
     }
@@ -82,7 +52,7 @@ fn valid_outputs_are_checked_elsewhere_and_found_to_be_the_same() {
 #[test]
 fn what_is_corrupt_is_repaired_though_it_lies_where_it_is_built() {
     for pair in Pair::all() {
-        let drv = pair.build(TWO);
+        let drv = built(&pair, TWO);
         let before = Snapshot::of(&pair.by_goalctl);
         let dev = pair.by_goalctl.output_of(&drv, "dev");
         for store in pair.stores() {
@@ -94,7 +64,7 @@ fn what_is_corrupt_is_repaired_though_it_lies_where_it_is_built() {
             fs::write(&header, "y\n").expect("it is writable now");
             set_mode(0o444);
         }
-        pair.run(&drv, &["--repair"]);
+        run(&pair, &drv, &["--repair"]);
         Snapshot::of(&pair.by_goalctl).assert_same_as(&before);
         pair.assert_same();
     }
@@ -103,14 +73,14 @@ fn what_is_corrupt_is_repaired_though_it_lies_where_it_is_built() {
 #[test]
 fn an_output_is_made_beside_one_that_stays_and_mentions_its_real_path() {
     for pair in Pair::all() {
-        let drv = pair.build(TWO);
+        let drv = built(&pair, TWO);
         let before = Snapshot::of(&pair.by_goalctl);
         let out = pair.by_goalctl.output_of(&drv, "out");
         for store in pair.stores() {
             store.nix_store(["--delete", &out]).succeed();
             assert!(!store.real(&out).exists());
         }
-        pair.run(&drv, &[]);
+        run(&pair, &drv, &[]);
         Snapshot::of(&pair.by_goalctl).assert_same_as(&before);
         pair.assert_same();
     }
@@ -140,5 +110,30 @@ fn a_builder_that_fails_leaves_nothing_in_the_store_that_it_worked_in() {
         let name = output.rsplit('/').next().expect("it is a path");
         let kept = dir.join("outputs").join(name);
         assert!(kept.symlink_metadata().is_ok(), "{said}");
+    }
+}
+
+#[test]
+fn nothing_is_built_without_a_sandbox_while_the_home_that_no_builder_has_exists() {
+    for pair in Pair::all() {
+        let drv = pair.script("homeless", "echo $HOME > $out");
+        let machine = Machine::default().directory("/homeless-shelter");
+        let run = |sandbox: &str| {
+            let nix = pair.by_nix.nix_store_on(&machine, ["--realise", &drv]);
+            let goalctl = pair.by_goalctl.goalctl_on(&machine, ["build", &drv]);
+            [nix, goalctl].map(|program| program.option("sandbox", sandbox).run())
+        };
+        for finished in run("false") {
+            finished.expect_status(1).expect_error(
+                "home directory '/homeless-shelter' exists; please remove it to assure purity of \
+                 builds without sandboxing",
+            );
+        }
+        pair.assert_sound();
+        // In a sandbox it is not there.
+        for finished in run("true") {
+            finished.expect_status(0);
+        }
+        pair.assert_same();
     }
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify;
 
+use crate::debris;
 use crate::invocation::{Invocation, Running};
 use crate::measure;
 use crate::store::TestStore;
@@ -37,6 +38,29 @@ impl Program {
 pub fn prepare(store: &TestStore) {
     store.signals().pipes(&["ready", "go"]);
     store.signals().tally("runs");
+}
+
+/// Has `holder` build a derivation whose builder is [`PATIENT`], and goalctl build it as well, which
+/// waits for the lock whose name has `lock` in it; fails unless the builder runs once, both get its
+/// outputs, and nothing is left.
+#[track_caller]
+pub fn assert_built_once(store: &TestStore, drv: &str, holder: Program, lock: &str) {
+    let first = holder.build(store, drv).start();
+    store.signals().await_word("ready");
+    let mut second = store.build_with_signals(drv).start();
+    let message = await_lock_message(&mut second, drv);
+    assert!(message.contains(lock), "{message}");
+    assert!(message.contains(&first.pid().to_string()), "{message}");
+    let open = store.signals().release("go");
+    let outputs = [first, second].map(|build| {
+        let finished = build.finish();
+        finished.expect_status(0);
+        finished.output_lines()
+    });
+    drop(open);
+    assert_eq!(outputs[0], outputs[1]);
+    assert_eq!(store.signals().count("runs"), 1, "after {holder:?}");
+    debris::assert_clean(store);
 }
 
 /// Has `holder` build a new derivation while `waiter` waits for its lock; returns the time from the

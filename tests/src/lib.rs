@@ -24,8 +24,12 @@ pub mod fixtures;
 pub mod profile;
 
 pub mod invocation;
+pub mod machine;
+pub mod pair;
 pub mod store;
 pub mod terminal;
+
+pub mod binary_cache;
 
 pub mod graph;
 pub mod hand_over;
@@ -41,7 +45,10 @@ pub mod processes;
 pub mod snapshot;
 pub mod web;
 
+pub use binary_cache::BinaryCache;
 pub use invocation::{Finished, Invocation, Running};
+pub use machine::Machine;
+pub use pair::Pair;
 pub use profile::Profile;
 pub use store::TestStore;
 pub use terminal::Terminal;

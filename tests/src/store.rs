@@ -4,6 +4,7 @@
 //! DIR/root/nix/{store,var}   the store; paths in it are named /nix/store/…
 //! DIR/conf/nix.conf          read by goalctl and by genuine Nix alike
 //! DIR/home  DIR/tmp          HOME and TMPDIR
+//! DIR/machine                an empty directory, see `machine`
 //! DIR/tools/bin              busybox under its names: what builders run
 //! DIR/signals                see `signals`; builders see it as /signals
 //! ```
@@ -14,6 +15,7 @@ use std::process::Command;
 
 use crate::binaries;
 use crate::invocation::Invocation;
+use crate::machine::Machine;
 use crate::profile::Profile;
 use crate::requirement;
 use crate::signals::Signals;
@@ -83,7 +85,7 @@ impl TestStore {
             .expect("a temporary folder can be made")
             .keep();
         let at = |name: &str| dir.join(name);
-        for name in ["conf", "home", "tmp", "tools", "tools/bin"] {
+        for name in ["conf", "home", "machine", "tmp", "tools", "tools/bin"] {
             std::fs::create_dir(at(name)).expect("a fresh folder can be made");
         }
         std::fs::write(at("conf/nix.conf"), CONFIGURATION).expect("a fresh file can be written");
@@ -208,8 +210,7 @@ impl TestStore {
         &self,
         args: impl IntoIterator<Item = A>,
     ) -> Invocation {
-        self.in_place(&self.reachable(binaries::goalctl()))
-            .args(args)
+        self.goalctl_on(&Machine::default(), args)
     }
 
     /// Prepares genuine `nix-store` in the same way.
@@ -218,23 +219,37 @@ impl TestStore {
         &self,
         args: impl IntoIterator<Item = A>,
     ) -> Invocation {
-        let nix_store = requirement::find_program("nix-store").expect("it comes with Nix");
-        self.in_place(&nix_store).args(args)
+        self.nix_store_on(&Machine::default(), args)
     }
 
-    fn in_place(&self, program: &Path) -> Invocation {
-        let unshare = requirement::find_program("unshare").expect("every system has it");
-        let mut wrapper = self.profile.command(&unshare);
-        // Whoever is no root is one to mount, and none again: otherwise builds are those of root.
-        let (flags, script) = match self.profile {
-            Profile::Root => ("-m", "mount --bind \"$0\" /nix; exec \"$@\""),
-            Profile::Ordinary => (
-                "-Urm",
-                "mount --bind \"$0\" /nix; exec unshare -U --map-user=1 --map-group=1 \"$@\"",
-            ),
-        };
-        wrapper.args([flags, "sh", "-ec", script]);
-        wrapper.arg(self.root().join("nix"));
+    /// Prepares goalctl on another machine, where this store is where its paths say.
+    #[must_use]
+    pub fn goalctl_on<A: AsRef<std::ffi::OsStr>>(
+        &self,
+        machine: &Machine,
+        args: impl IntoIterator<Item = A>,
+    ) -> Invocation {
+        let goalctl = self.reachable(binaries::goalctl());
+        self.on(machine, &goalctl).args(args)
+    }
+
+    /// Prepares genuine `nix-store` in the same way.
+    #[must_use]
+    pub fn nix_store_on<A: AsRef<std::ffi::OsStr>>(
+        &self,
+        machine: &Machine,
+        args: impl IntoIterator<Item = A>,
+    ) -> Invocation {
+        let nix_store = requirement::find_program("nix-store").expect("it comes with Nix");
+        self.on(machine, &nix_store).args(args)
+    }
+
+    fn on(&self, machine: &Machine, program: &Path) -> Invocation {
+        let wrapper = machine.wrapper(
+            self.profile,
+            &self.dir().join("machine"),
+            &self.root().join("nix"),
+        );
         self.program(program).under(wrapper)
     }
 

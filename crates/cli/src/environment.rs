@@ -68,6 +68,13 @@ impl Environment {
             })
     }
 
+    /// Returns the directory of what can be found out again; `None` without a home directory.
+    #[must_use]
+    pub(crate) fn cache_dir(&self) -> Option<PathBuf> {
+        let dir = self.xdg_dir("XDG_CACHE_HOME", ".cache")?;
+        Some(dir.join("goalctl"))
+    }
+
     /// Returns a snapshot of these variables, in the root directory.
     #[cfg(test)]
     #[must_use]

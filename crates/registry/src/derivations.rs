@@ -4,9 +4,10 @@
 //! Each text is read once and each hash computed once, whoever asks: a graph costs linear time.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ffi::CStr;
 use std::fs::File;
 use std::io::Read as _;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use rustix::fs::{FileType, Mode, OFlags};
@@ -17,6 +18,7 @@ use store_model::{Derivation, DrvOutput, Hash, HashAlgorithm, OutputName, StoreP
 
 use crate::Error;
 use crate::db::{Database, query};
+use crate::ingest::Staged;
 use crate::layout::Layout;
 use crate::staging::c_name;
 
@@ -157,7 +159,37 @@ impl Derivations {
         path: &StorePath,
         text: &[u8],
     ) -> Result<Arc<Derivation>, Error> {
-        let derivation = Arc::new(parse(&self.layout, path, text)?);
+        self.check_parsed(path, parse(&self.layout, path, text)?)
+    }
+
+    /// The same of one that lies in our own directory.
+    ///
+    /// # Errors
+    /// It cannot be read, is no derivation, or claims paths that are not its own (SECURITY V04).
+    pub(crate) fn check_staged(
+        &mut self,
+        path: &StorePath,
+        staged: &Staged,
+    ) -> Result<Arc<Derivation>, Error> {
+        let derivation = read_at(&self.layout, staged.place(), path)?;
+        self.check_parsed(path, derivation)
+    }
+
+    /// The same of one that is at its path, valid or not.
+    ///
+    /// # Errors
+    /// As [`check_staged`](Self::check_staged).
+    pub(crate) fn check_present(&mut self, path: &StorePath) -> Result<Arc<Derivation>, Error> {
+        let derivation = read(&self.layout, path)?;
+        self.check_parsed(path, derivation)
+    }
+
+    fn check_parsed(
+        &mut self,
+        path: &StorePath,
+        derivation: Derivation,
+    ) -> Result<Arc<Derivation>, Error> {
+        let derivation = Arc::new(derivation);
         check(
             &mut self.hashes,
             &mut self.parsed,
@@ -245,11 +277,21 @@ impl Generations {
 }
 
 fn read(layout: &Layout, path: &StorePath) -> Result<Derivation, Error> {
+    let name = c_name(path.base_name());
+    read_at(layout, (layout.store.as_fd(), &name), path)
+}
+
+/// Reads the derivation that is, or is to be, at `path`, from where it lies.
+fn read_at(
+    layout: &Layout,
+    (dir, name): (BorrowedFd<'_>, &CStr),
+    path: &StorePath,
+) -> Result<Derivation, Error> {
     let real_path = layout.real_path(path);
     let failed = |errno: Errno| Error::file("reading", &real_path, errno);
     let file: OwnedFd = rustix::fs::openat(
-        &layout.store,
-        &*c_name(path.base_name()),
+        dir,
+        name,
         OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK,
         Mode::empty(),
     )

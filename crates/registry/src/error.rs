@@ -146,6 +146,16 @@ pub enum Error {
         /// What it depends on.
         dependency: String,
     },
+    /// Going on would call something valid that is not what it is said to be.
+    #[error("hash mismatch in '{path}':\n  specified: {wanted}\n     got:    {got}")]
+    OtherContents {
+        /// Full path.
+        path: String,
+        /// Hash and size as they were said to be.
+        wanted: String,
+        /// What they are.
+        got: String,
+    },
     /// Going on would make paths that no order of registration or deletion suits.
     #[error("cycle detected in the references of '{path}' from '{referrer}'")]
     ReferenceCycle {

@@ -1,12 +1,13 @@
 //! The store on disk: which paths are valid, who may write them, and how they become valid.
 //!
-//! Reading order: [`messages`] (the crate's whole conversation), [`actors`], `tasks` and `realise`
-//! (what takes several steps), then what the threads do: `db` and `writer`, `ingest`, `path_lock`, `roots`.
+//! Reading order: [`messages`] (the crate's whole conversation), [`actors`], `tasks`, `archives`,
+//! `present` and `realise` (what takes several steps), then what the threads do: `db` and `writer`, `ingest`, `path_lock`, `roots`.
 //!
 //! ```text
 //! StoreRegistry ─► readers     questions to the database, one snapshot each
 //!               ─► derivation  derivations, parsed and checked once
 //!               ─► ingest      outputs, texts and sources: check, make canonical, hash, move ─┐
+//!               ─► restore     archives: unpack, hash, check                              │
 //!               ─► roots       the temporary roots file; locks for texts and sources          │
 //!                  writer      one sync and one transaction for all that wait ◄───────────────┘
 //!                  deletion    whatever was taken out of the store
@@ -24,7 +25,9 @@ pub mod error;
 pub mod messages;
 mod start;
 
+mod archives;
 mod layout;
+mod present;
 mod realise;
 mod services;
 mod tasks;

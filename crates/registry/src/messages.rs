@@ -13,7 +13,10 @@ use actix::Message;
 use store_model::derivation::IngestionMethod;
 use store_model::derivation::output_checks::OutputChecks;
 use store_model::derivation::reference_graphs::{GraphInfos, ReferenceGraphs};
-use store_model::{Derivation, DrvOutput, Hash, HashAlgorithm, OutputName, PathInfo, StorePath};
+use store_model::{
+    Derivation, DrvOutput, Hash, HashAlgorithm, NarHash, OutputName, PathInfo, Realisation,
+    StorePath,
+};
 
 pub use crate::ingest::RoundOutputs;
 use crate::ingest::Staged;
@@ -103,6 +106,12 @@ impl RootsLease {
     /// Returns the paths that are kept, in the order in which they were asked for.
     pub fn paths(&self) -> impl Iterator<Item = &StorePath> {
         self.loans.iter().flat_map(|loan| &loan.paths)
+    }
+
+    /// Returns whether nothing is kept.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.loans.is_empty()
     }
 
     /// Keeps what another lease keeps, too.
@@ -319,6 +328,15 @@ pub struct RealisedOutputs {
     pub paths: BTreeMap<OutputName, StorePath>,
 }
 
+/// Asked by the command line, where the store was opened with the feature `ca-derivations`: all
+/// that is remembered of these outputs. Those that are not realised are not in the answer.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<BTreeMap<DrvOutput, Realisation>, Error>")]
+pub struct QueryRealisationInfos {
+    /// The outputs, by what was built.
+    pub outputs: BTreeSet<DrvOutput>,
+}
+
 /// Sent by goals that found outputs valid whose paths follow from their derivation, and nothing
 /// remembered of them: they were made without the feature.
 #[derive(Debug, Message)]
@@ -502,6 +520,16 @@ pub enum RestoreError {
     Store(Error),
 }
 
+impl From<Error> for RestoreError {
+    fn from(error: Error) -> Self {
+        if matches!(error, Error::Cancelled) {
+            Self::Cancelled
+        } else {
+            Self::Store(error)
+        }
+    }
+}
+
 /// Sent by whoever holds the lock on a path whose references are valid: moves what was restored to its
 /// place, syncs, and registers it. Many of these share one sync and one transaction.
 #[derive(Debug, Message)]
@@ -511,6 +539,71 @@ pub struct RegisterRestored {
     pub restored: RestoredPath,
     /// What becomes of a valid object that lies where it belongs.
     pub occupied: Occupied,
+}
+
+/// Sent by imports: puts what an archive holds at a path, unless that is valid already. Takes the
+/// lock on the path, does what [`RestoreNar`] does, and then what [`RegisterRestored`] does.
+///
+/// The archive is not read if the path is valid.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<Added, RestoreError>")]
+pub struct AddNar {
+    /// The archive, and what is promised of it.
+    pub nar: RestoreNar,
+}
+
+/// Sent by the command line: makes paths valid whose contents lie in the store already, all of them
+/// or none. They may refer to each other.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<(), Error>")]
+pub struct RegisterPresent {
+    /// What is said of each, no path twice.
+    pub paths: Vec<PresentPath>,
+    /// Whether their metadata is to be made canonical, as it must be unless somebody knows that it
+    /// is.
+    pub metadata: PresentMetadata,
+    /// What becomes of those that are valid already.
+    pub valid: ValidAlready,
+}
+
+/// What is said of a path whose contents lie in the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PresentPath {
+    /// The path.
+    pub path: StorePath,
+    /// Hash and size in bytes of its archive. `None` to read the contents and see; what is said is
+    /// compared with the contents only where those are read anyway.
+    pub nar: Option<(NarHash, u64)>,
+    /// The derivation that made it.
+    pub deriver: Option<StorePath>,
+    /// What it refers to.
+    pub references: BTreeSet<StorePath>,
+}
+
+/// Whether the metadata of what lies in the store is believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PresentMetadata {
+    /// Owner, modes and times are set; the contents are read.
+    MakeCanonical,
+    /// They are as they must be.
+    Trust,
+}
+
+/// What becomes of a path that is valid already, and is said to be valid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ValidAlready {
+    /// It is left alone.
+    Keep,
+    /// What is said replaces what was known, but for the deriver and the time.
+    Replace,
+}
+
+/// Sent by the command line: adds signatures to those that valid paths have.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<(), Error>")]
+pub struct AddSignatures {
+    /// The signatures, `key-name:base64`, by path. All of them are added, or none.
+    pub signatures: BTreeMap<StorePath, BTreeSet<String>>,
 }
 
 /// Sent by the command line and the library: puts a text file, such as a derivation, into the

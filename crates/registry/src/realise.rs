@@ -89,6 +89,17 @@ pub(crate) async fn realised_outputs(
     Ok(RealisedOutputs { ids, paths })
 }
 
+/// Finds all that is remembered of outputs.
+pub(crate) async fn realisation_infos(
+    queues: Queues,
+    outputs: BTreeSet<DrvOutput>,
+) -> Result<BTreeMap<DrvOutput, Realisation>, Error> {
+    check_kept(&queues)?;
+    queues
+        .read(move |database| realisations::infos(database, outputs))
+        .await
+}
+
 /// Remembers outputs that were made without the feature. Nobody vouches for them.
 pub(crate) async fn note(
     queues: Queues,

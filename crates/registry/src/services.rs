@@ -26,6 +26,7 @@ pub(crate) struct Queues {
     pub(crate) readers: WorkQueue<Database>,
     pub(crate) derivations: WorkQueue<Derivations>,
     pub(crate) ingest: WorkQueue<Ingest>,
+    pub(crate) restore: WorkQueue<Ingest>,
     pub(crate) roots: WorkQueue<TempRoots>,
     pub(crate) trash: Trash,
     pub(crate) realisations: Realisations,
@@ -39,6 +40,8 @@ pub(crate) struct Pools {
     pub(crate) readers: WorkerPool<Database>,
     pub(crate) derivations: WorkerPool<Derivations>,
     pub(crate) ingest: WorkerPool<Ingest>,
+    /// May be kept waiting by whoever sends an archive.
+    pub(crate) restore: WorkerPool<Ingest>,
     pub(crate) writer: Writer,
     pub(crate) deletion: WorkerPool<()>,
     pub(crate) roots: WorkerPool<TempRoots>,
@@ -56,6 +59,7 @@ impl Pools {
     pub(crate) fn join(self) {
         drop(self.running);
         self.given_up.raise();
+        self.restore.join();
         self.ingest.join();
         self.writer.join();
         self.derivations.join();

@@ -29,6 +29,13 @@ use crate::{CancelFlag, Error};
 /// processor.
 const N_READERS: usize = 3;
 
+/// Most threads that unpack archives: beyond it no link and no disk gets any faster.
+const MAX_RESTORERS: usize = 64;
+
+/// The stack of each of them. Trees are kept off it, so this is what decompressors need, several
+/// times over.
+const RESTORER_STACK_BYTES: usize = 512 << 10;
+
 /// A store that is open, and who to ask about it.
 #[derive(Debug, Clone)]
 pub struct Registry {
@@ -105,30 +112,31 @@ fn start_threads(
         .map(|_| Database::open_reader(layout, options))
         .collect::<Result<_, _>>()?;
     let readers = WorkerPool::start("reader", readers)?;
-    let ingest = (0..n_cores())
-        .map(|_| Ingest {
-            layout: Arc::clone(layout),
-            commits: writer.queue(),
-            trash: trash.clone(),
-            good_paths: good_paths.clone(),
-            content_sync,
-            readers: readers.queue(),
-            secret_keys: Arc::clone(&secret_keys),
-            sharing: if settings.auto_optimise_store {
-                FileSharing::Linked
-            } else {
-                FileSharing::None
-            },
-            buffer: ReadBuffer::new(),
-            stopping: given_up.clone(),
-        })
-        .collect();
+    let new_ingest = |_| Ingest {
+        layout: Arc::clone(layout),
+        commits: writer.queue(),
+        trash: trash.clone(),
+        good_paths: good_paths.clone(),
+        content_sync,
+        readers: readers.queue(),
+        secret_keys: Arc::clone(&secret_keys),
+        sharing: if settings.auto_optimise_store {
+            FileSharing::Linked
+        } else {
+            FileSharing::None
+        },
+        buffer: ReadBuffer::new(),
+        stopping: given_up.clone(),
+    };
+    let ingest = (0..n_cores()).map(new_ingest).collect();
+    let restore = (0..n_restorers(settings)).map(new_ingest).collect();
     let derivations = Derivations::new(Arc::clone(layout), Database::open_reader(layout, options)?);
     let (running, stopping) = watch::channel(());
     let pools = Pools {
         readers,
         derivations: WorkerPool::start("derivation", vec![derivations])?,
         ingest: WorkerPool::start("ingest", ingest)?,
+        restore: WorkerPool::start_with_stack("restore", RESTORER_STACK_BYTES, restore)?,
         writer,
         deletion,
         roots: WorkerPool::start("roots", vec![roots])?,
@@ -143,6 +151,7 @@ fn start_threads(
         readers: pools.readers.queue(),
         derivations: pools.derivations.queue(),
         ingest: pools.ingest.queue(),
+        restore: pools.restore.queue(),
         roots: pools.roots.queue(),
         trash,
         realisations: options.realisations,
@@ -169,6 +178,11 @@ fn read_secret_keys(files: &BTreeSet<PathBuf>) -> Result<Arc<[SecretKey]>, Error
             })
         })
         .collect()
+}
+
+/// Returns how many archives are unpacked at once: each may be kept waiting by its source.
+fn n_restorers(settings: &Settings) -> usize {
+    settings.max_substitution_jobs.clamp(1, MAX_RESTORERS)
 }
 
 fn n_cores() -> usize {

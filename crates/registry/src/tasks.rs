@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use store_model::derivation::reference_graphs::{GraphInfos, ReferenceGraphs};
-use store_model::{PathInfo, StorePath};
+use store_model::{Derivation, OutputName, PathInfo, StorePath};
 use tokio::sync::oneshot;
 
 use crate::Error;
@@ -171,29 +171,44 @@ pub(crate) async fn add_text(queues: Queues, request: AddText) -> Result<Added, 
 
 /// Checks a derivation before it becomes valid, and finds its outputs.
 async fn check_derivation(queues: &Queues, text: NewText) -> Result<NewText, Error> {
-    let references: Vec<StorePath> = text.references.iter().cloned().collect();
-    let valid = queues
-        .read(move |database| query::valid_paths(database, references))
-        .await?;
     // Its inputs are about to be read, so they are looked up first, not only when it is registered.
-    if let Some(missing) = text.references.difference(&valid).next() {
-        return Err(Error::InvalidReference {
-            path: queues.layout.print(&text.path),
-            reference: queues.layout.print(missing),
-        });
-    }
+    require_references(queues, &text.path, &text.references).await?;
     queues
         .derivations
         .run(move |derivations| {
             let mut text = text;
             let derivation = derivations.check_new(&text.path, &text.contents)?;
-            text.derivation_outputs = derivation
-                .known_outputs()
-                .map(|(name, path)| (name.clone(), path.clone()))
-                .collect();
+            text.derivation_outputs = known_outputs_of(&derivation);
             Ok(text)
         })
         .await
+}
+
+/// Fails unless all references of a path are valid.
+pub(crate) async fn require_references(
+    queues: &Queues,
+    path: &StorePath,
+    references: &BTreeSet<StorePath>,
+) -> Result<(), Error> {
+    let wanted: Vec<StorePath> = references.iter().cloned().collect();
+    let valid = queues
+        .read(move |database| query::valid_paths(database, wanted))
+        .await?;
+    match references.difference(&valid).next() {
+        None => Ok(()),
+        Some(missing) => Err(Error::InvalidReference {
+            path: queues.layout.print(path),
+            reference: queues.layout.print(missing),
+        }),
+    }
+}
+
+/// Returns the outputs of a derivation whose paths are known.
+pub(crate) fn known_outputs_of(derivation: &Derivation) -> Vec<(OutputName, StorePath)> {
+    derivation
+        .known_outputs()
+        .map(|(name, path)| (name.clone(), path.clone()))
+        .collect()
 }
 
 /// Adds a file or a tree.
@@ -219,7 +234,7 @@ pub(crate) async fn add_path(queues: Queues, request: AddPath) -> Result<Added, 
 /// Takes the lock on a path that is not valid, `None` if it is, and keeps it from the collector.
 ///
 /// Waiting is left to the lock's own thread: a builder may hold it for hours.
-async fn lock_invalid(
+pub(crate) async fn lock_invalid(
     queues: &Queues,
     path: &StorePath,
 ) -> Result<(Option<OutputLocks>, RootsLease), Error> {

@@ -122,7 +122,7 @@ impl TestStore {
         let mut command = Command::new("unshare");
         command.args(["--fork", "--pid", "--mount-proc"]);
         if !rustix::process::geteuid().is_root() {
-            command.arg("--map-root-user");
+            command.arg("--map-current-user");
         }
         command
             .arg("nix-store")
@@ -275,7 +275,12 @@ impl Scratch {
             path: path.clone(),
             kind,
         });
-        self.dir.join(path.base_name())
+        let place = self.dir.join(path.base_name());
+        // An earlier build's file may be read-only by now, which stops everybody but root.
+        if place.is_file() {
+            fs::remove_file(&place).unwrap();
+        }
+        place
     }
 
     /// Lets the contents refer to a path.

@@ -17,9 +17,20 @@ use crate::Error;
 /// that a flood of requests stays with those who make it.
 const QUEUE_LEN: usize = 256;
 
+/// How much stack a thread has for jobs of any kind, in bytes.
+const STACK_BYTES: usize = 2 << 20;
+
 /// Starts a thread that no signal is ever delivered to, so that handlers run where they expect to.
 pub(crate) fn spawn(
     name: &'static str,
+    body: impl FnOnce() + Send + 'static,
+) -> Result<JoinHandle<()>, Error> {
+    spawn_with_stack(name, STACK_BYTES, body)
+}
+
+fn spawn_with_stack(
+    name: &'static str,
+    stack_bytes: usize,
     body: impl FnOnce() + Send + 'static,
 ) -> Result<JoinHandle<()>, Error> {
     // A thread inherits the mask of its maker. Blocking only inside the thread would leave a moment
@@ -32,6 +43,7 @@ pub(crate) fn spawn(
         })?;
     let started = std::thread::Builder::new()
         .name(format!("registry-{name}"))
+        .stack_size(stack_bytes)
         .spawn(body);
     let restored = previous.thread_set_mask();
     let thread = started.map_err(|source| Error::StartThread { name, source })?;
@@ -99,13 +111,25 @@ impl<S: Send + 'static> WorkerPool<S> {
     /// # Errors
     /// The kernel refuses a thread; those already started end by themselves.
     pub(crate) fn start(name: &'static str, states: Vec<S>) -> Result<Self, Error> {
+        Self::start_with_stack(name, STACK_BYTES, states)
+    }
+
+    /// Starts threads with stacks of `stack_bytes`: of a pool that has many.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub(crate) fn start_with_stack(
+        name: &'static str,
+        stack_bytes: usize,
+        states: Vec<S>,
+    ) -> Result<Self, Error> {
         let (jobs, receiver) = mpsc::channel(QUEUE_LEN);
         let receiver = Arc::new(Mutex::new(receiver));
         let threads = states
             .into_iter()
             .map(|state| {
                 let receiver = Arc::clone(&receiver);
-                spawn(name, move || work(name, state, &receiver))
+                spawn_with_stack(name, stack_bytes, move || work(name, state, &receiver))
             })
             .collect::<Result<_, _>>()?;
         Ok(Self {

@@ -7,17 +7,18 @@
 //! Registrations that arrive while a batch is on its way to the disk share the next one. Each has a
 //! savepoint of its own, so a bad one fails alone; a failed sync or commit fails all of them.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
-use store_model::Realisation;
+use store_model::{Realisation, StorePath};
 use tokio::sync::mpsc;
 
 use crate::db::Database;
 use crate::db::realisations;
-use crate::db::write::{Registration, register_valid};
+use crate::db::write::{Registration, add_signatures, register_valid};
 use crate::layout::Layout;
 use crate::{Error, sync, workers};
 
@@ -33,6 +34,8 @@ pub(crate) struct Commit {
     pub(crate) registrations: Vec<Registration>,
     /// What is known of outputs then, of these paths or of others that are valid.
     pub(crate) realisations: Vec<Realisation>,
+    /// Signatures of valid paths, added to those that they have.
+    pub(crate) signatures: BTreeMap<StorePath, BTreeSet<String>>,
     /// Told the outcome, on the writer's thread: must be quick.
     pub(crate) done: Box<dyn FnOnce(Result<(), Error>) + Send>,
 }
@@ -168,7 +171,8 @@ impl State {
             }
             let mut savepoint = transaction.savepoint().map_err(failed)?;
             *outcome = register_valid(&self.database, &commit.registrations)
-                .and_then(|()| realisations::register(&self.database, &commit.realisations));
+                .and_then(|()| realisations::register(&self.database, &commit.realisations))
+                .and_then(|()| add_signatures(&self.database, &commit.signatures));
             // A full disk can end the whole transaction. Without this check the next savepoint
             // would open a new one, and commit what we report as failed.
             if self.database.connection.is_autocommit() {
@@ -186,11 +190,11 @@ impl State {
 
     /// Syncs what a batch makes valid; returns which of its commits may go on.
     fn sync_contents(&self, batch: &[Commit]) -> Result<Vec<Result<(), Error>>, Error> {
-        let has_contents = batch.iter().any(|commit| !commit.registrations.is_empty());
-        if self.content_sync == ContentSync::Relaxed || !has_contents {
+        let n_paths: usize = batch.iter().map(|commit| commit.registrations.len()).sum();
+        if self.content_sync == ContentSync::Relaxed || n_paths == 0 {
             return Ok(batch.iter().map(|_| Ok(())).collect());
         }
-        let strategy = sync::Strategy::now();
+        let strategy = sync::Strategy::now(n_paths as u64);
         let synced = batch
             .iter()
             .map(|commit| {

@@ -42,6 +42,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 async fn build(root: &Path) -> Result<(), Box<dyn Error>> {
     let settings = Arc::new(Settings {
         max_jobs: 2,
+        substituters: Vec::new(),
         sandbox_paths: host_tools(),
         ..Settings::default()
     });
@@ -49,6 +50,7 @@ async fn build(root: &Path) -> Result<(), Box<dyn Error>> {
         layout: StoreLayout::under_root(root),
         settings: Arc::clone(&settings),
         host_environment: HostEnvironment::new(),
+        cache_dir: None,
         nix_config: String::new(),
     })?;
 
@@ -67,6 +69,12 @@ async fn build(root: &Path) -> Result<(), Box<dyn Error>> {
                 EventKind::Waiting { reason } => println!("goal {}: {reason:?}", event.goal),
                 EventKind::Started { pid, uid, .. } => {
                     println!("goal {}: started as {pid}, uid {uid}", event.goal);
+                }
+                EventKind::Fetching { cache, .. } => {
+                    println!("goal {}: comes from {cache}", event.goal);
+                }
+                EventKind::Fetched { n_bytes, .. } => {
+                    println!("goal {}: {n_bytes} bytes", event.goal);
                 }
                 EventKind::Logged(lines) | EventKind::HookLogged(lines) => {
                     println!(

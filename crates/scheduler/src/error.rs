@@ -4,6 +4,9 @@
 /// of these.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// Going on would ask no cache.
+    #[error("starting the substituter")]
+    StartSubstituter(#[source] substituter::Error),
     /// Going on would schedule for a store that cannot be used.
     #[error("opening the store")]
     OpenStore(#[source] registry::Error),

@@ -53,6 +53,22 @@ pub enum EventKind {
         /// Which of its builds this is.
         round: Round,
     },
+    /// An archive of it is being fetched.
+    Fetching {
+        /// Whose, as messages name the cache.
+        cache: Arc<str>,
+        /// How many bytes will come, where the cache says so.
+        n_expected: Option<u64>,
+        /// How many bytes that will be when unpacked.
+        nar_size_bytes: u64,
+    },
+    /// Some of its archive has come.
+    Fetched {
+        /// How many bytes so far.
+        n_bytes: u64,
+        /// How many there will be, where the cache says so.
+        n_expected: Option<u64>,
+    },
     /// Its builder wrote lines.
     Logged(LogLines),
     /// The program that runs after its build wrote lines.
@@ -80,6 +96,11 @@ pub enum WaitReason {
     },
     /// Other goals make its inputs.
     Inputs {
+        /// How many it waits for.
+        n_pending: usize,
+    },
+    /// Caches are asked for its outputs, or these are fetched.
+    Substitutes {
         /// How many it waits for.
         n_pending: usize,
     },

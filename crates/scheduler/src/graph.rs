@@ -40,6 +40,8 @@ pub struct Graph {
     awaited: HashMap<Waiter, HashSet<GoalId>>,
     /// Which goals were first wanted by each request.
     origins: HashMap<RequestId, Offspring>,
+    /// How many goals have not ended.
+    n_live: usize,
 }
 
 /// The goals that a request was the first to want.
@@ -87,6 +89,7 @@ impl Graph {
         let offspring = self.origins.entry(origin).or_default();
         offspring.goals.push(id);
         offspring.n_live += 1;
+        self.n_live += 1;
         Required::Created(id)
     }
 
@@ -98,6 +101,7 @@ impl Graph {
             entry.waiters.insert(waiter);
             self.awaited.entry(waiter).or_default().insert(goal);
             self.origins.entry(entry.origin).or_default().n_live += 1;
+            self.n_live += 1;
         }
     }
 
@@ -115,6 +119,37 @@ impl Graph {
         self.origins
             .get(&request)
             .map_or(0, |offspring| offspring.n_live)
+    }
+
+    /// Returns how many goals have not ended.
+    #[must_use]
+    pub fn n_all_live(&self) -> usize {
+        self.n_live
+    }
+
+    /// Returns whether a goal waits for another.
+    #[must_use]
+    pub fn awaits_any(&self, goal: GoalId) -> bool {
+        let awaited = self.awaited.get(&Waiter::Goal(goal));
+        awaited.is_some_and(|awaited| !awaited.is_empty())
+    }
+
+    /// Returns goals of which each waits for the next, and the last for the first, where every goal
+    /// waits for another; it begins with the smallest of them.
+    #[must_use]
+    pub fn find_ring(&self) -> Option<Vec<GoalId>> {
+        let mut places = HashMap::new();
+        let mut way: Vec<GoalId> = Vec::new();
+        let mut goal = self.live().min()?;
+        while !places.contains_key(&goal) {
+            places.insert(goal, way.len());
+            way.push(goal);
+            goal = *self.awaited.get(&Waiter::Goal(goal))?.iter().min()?;
+        }
+        let mut ring = way.split_off(places[&goal]);
+        let smallest = (0..ring.len()).min_by_key(|idx| ring[*idx])?;
+        ring.rotate_left(smallest);
+        Some(ring)
     }
 
     /// Returns the request that first wanted a goal.
@@ -155,6 +190,7 @@ impl Graph {
             return Vec::new();
         }
         entry.outcome = Some(Arc::clone(outcome));
+        self.n_live -= 1;
         let waiters: Vec<Waiter> = std::mem::take(&mut entry.waiters).into_iter().collect();
         for waiter in &waiters {
             if let Some(awaited) = self.awaited.get_mut(waiter) {

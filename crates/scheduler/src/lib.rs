@@ -13,6 +13,7 @@
 //!     layout: StoreLayout::under_root("/tmp/root".as_ref()),
 //!     settings: Arc::clone(&settings),
 //!     host_environment: Default::default(),
+//!     cache_dir: None,
 //!     nix_config: String::new(),
 //! })?;
 //! let report = scheduler
@@ -43,6 +44,7 @@ pub mod handle;
 pub mod messages;
 pub mod ports;
 pub mod request;
+mod rest;
 pub mod schedule;
 pub mod simulate;
 pub mod slots;

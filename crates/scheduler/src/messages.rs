@@ -3,8 +3,9 @@
 //! ```text
 //! client     SubmitGoals          ─► scheduler   ─► BuildReport
 //! goal       RequireInputs        ─► scheduler   ─► InputsRequired, then InputFinished for each
-//! goal       RequestBuildSlot     ─► scheduler   ─► BuildSlotGranted, with the lease
-//! lease      BuildSlotReleased    ─► scheduler   when dropped
+//! goal       RequestSlot          ─► scheduler   ─► SlotGranted, with the lease
+//! lease      SlotReleased         ─► scheduler   when dropped
+//! goal       RestGoal             ─► scheduler   ─► InputsAreCyclic, if nobody will ever end
 //! goal       GoalNews, GoalEnded  ─► scheduler   ─► waiters, subscribers
 //! ```
 
@@ -19,7 +20,7 @@ use crate::events::{Event, EventKind};
 use crate::goal::derivation::InputEnding;
 use crate::goal::{GoalId, GoalKey, Outcome};
 use crate::request::{BuildReport, BuildRequest};
-use crate::slots::SlotId;
+use crate::slots::{SlotId, SlotKind};
 
 /// Sent by clients: brings about what the request wants; answered when all of it has ended.
 #[derive(Debug, Message)]
@@ -77,11 +78,27 @@ pub(crate) struct InputsRequired {
 #[rtype(result = "()")]
 pub(crate) struct InputFinished(pub(crate) InputEnding);
 
+/// Sent by a goal to the scheduler: has nothing left to do but wait for its inputs.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct RestGoal {
+    pub(crate) goal: GoalId,
+}
+
+/// Sent by the scheduler to a goal that waits for itself in the end.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct InputsAreCyclic {
+    /// The ring.
+    pub(crate) message: String,
+}
+
 /// Sent by a goal to the scheduler: queues for a slot.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub(crate) struct RequestBuildSlot {
+pub(crate) struct RequestSlot {
     pub(crate) goal: GoalId,
+    pub(crate) kind: SlotKind,
 }
 
 /// Sent by a goal to the scheduler: leaves the queue.
@@ -94,14 +111,14 @@ pub(crate) struct WithdrawSlotRequest {
 /// Sent by the scheduler to the next goal in the queue.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub(crate) struct BuildSlotGranted {
+pub(crate) struct SlotGranted {
     pub(crate) lease: SlotLease,
 }
 
 /// Sent by a lease to the scheduler when it is dropped.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub(crate) struct BuildSlotReleased {
+pub(crate) struct SlotReleased {
     pub(crate) slot: SlotId,
 }
 
@@ -109,13 +126,13 @@ pub(crate) struct BuildSlotReleased {
 #[derive(Debug)]
 pub(crate) struct SlotLease {
     pub(crate) slot: SlotId,
-    pub(crate) returns_to: WeakRecipient<BuildSlotReleased>,
+    pub(crate) returns_to: WeakRecipient<SlotReleased>,
 }
 
 impl Drop for SlotLease {
     fn drop(&mut self) {
         if let Some(scheduler) = self.returns_to.upgrade() {
-            scheduler.do_send(BuildSlotReleased { slot: self.slot });
+            scheduler.do_send(SlotReleased { slot: self.slot });
         }
     }
 }
@@ -174,10 +191,14 @@ pub enum PanickingActor {
     Scheduler,
     /// Every derivation goal.
     DerivationGoals,
+    /// Every path goal.
+    SubstitutionGoals,
     /// The store registry.
     StoreRegistry,
     /// The lock keeper.
     LockKeeper,
+    /// The substituter.
+    Substituter,
     /// The sandbox supervisor.
     SandboxSupervisor,
     /// The sessions of running builders.

@@ -7,14 +7,15 @@ use registry::{
     AddTempRoots, AddText, AdoptRealisations, AwaitLock, CompareOutputs, DiscardInvalidPaths,
     NoteRealisations, QueryClosure, QueryDerivation, QueryGoodPaths, QueryGraphs, QueryPathInfo,
     QueryRealisations, QueryValidDerivers, QueryValidPaths, RegisterByContents,
-    RegisterFloatingOutputs, RegisterOutputs, TryLockOutputs,
+    RegisterFloatingOutputs, RegisterOutputs, RegisterRestored, RestoreNar, TryLockOutputs,
 };
 use sandbox::{BuildId, CancelBuild, DisposeBuild, StartBuild};
 use store_model::StoreDir;
+use substituter::{FetchNar, QueryOffers, ReportBadOffer};
 
 use crate::hook::Hooks;
 use crate::messages::{
-    GoalEnded, GoalNews, LeaveInputs, RequestBuildSlot, RequireInputs, WithdrawSlotRequest,
+    GoalEnded, GoalNews, LeaveInputs, RequestSlot, RequireInputs, RestGoal, WithdrawSlotRequest,
 };
 
 /// Everything that goals may say, and to whom. Shared by all goals of a scheduler.
@@ -58,6 +59,16 @@ pub struct Ports {
     pub add_text: Recipient<AddText>,
     /// To the registry.
     pub compare_outputs: Recipient<CompareOutputs>,
+    /// To the registry.
+    pub restore_nar: Recipient<RestoreNar>,
+    /// To the registry.
+    pub register_restored: Recipient<RegisterRestored>,
+    /// To the substituter.
+    pub query_offers: Recipient<QueryOffers>,
+    /// To the substituter.
+    pub fetch_nar: Recipient<FetchNar>,
+    /// To the substituter.
+    pub report_bad_offer: Recipient<ReportBadOffer>,
     /// To the lock keeper.
     pub try_lock_outputs: Recipient<TryLockOutputs>,
     /// To the lock keeper.
@@ -90,7 +101,8 @@ impl Ports {
 pub(crate) struct Upward {
     pub(crate) require_inputs: WeakRecipient<RequireInputs>,
     pub(crate) leave_inputs: WeakRecipient<LeaveInputs>,
-    pub(crate) request_slot: WeakRecipient<RequestBuildSlot>,
+    pub(crate) rest: WeakRecipient<RestGoal>,
+    pub(crate) request_slot: WeakRecipient<RequestSlot>,
     pub(crate) withdraw_slot_request: WeakRecipient<WithdrawSlotRequest>,
     pub(crate) news: WeakRecipient<GoalNews>,
     pub(crate) ended: WeakRecipient<GoalEnded>,

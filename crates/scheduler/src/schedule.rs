@@ -13,7 +13,8 @@ use store_model::wanted_outputs::{WantedOutputs, Widened};
 use crate::goal::derivation::{AfterFailure, InputEnding};
 use crate::goal::{GoalId, GoalKey, Outcome, RequestId, Status};
 use crate::graph::{Graph, Required, Waiter};
-use crate::slots::{Grant, Rank, SlotId, Slots};
+use crate::rest::Resting;
+use crate::slots::{Grant, Rank, SlotCounts, SlotId, SlotKind, SlotPools};
 
 /// Something to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,6 +57,13 @@ pub enum Directive {
     Grant(Grant),
     /// Tell a goal that nobody wants it.
     Cancel(GoalId),
+    /// Tell a goal that it waits for itself, in the end.
+    BreakRing {
+        /// One of the ring.
+        goal: GoalId,
+        /// The paths that wait for one another, each for the next and the last for the first.
+        ring: Vec<StorePath>,
+    },
     /// Answer a request.
     Reply {
         /// Which.
@@ -67,11 +75,19 @@ pub enum Directive {
     Forget(RequestId),
 }
 
+impl Directive {
+    fn grants_to(&self, goal: GoalId) -> bool {
+        matches!(self, Self::Grant(grant) if grant.goal == goal)
+    }
+}
+
 /// All goals, requests and slots of a scheduler.
 #[derive(Debug)]
 pub struct Schedule {
     graph: Graph,
-    slots: Slots,
+    slots: SlotPools,
+    /// Goals that can only wait for their inputs.
+    resting: Resting,
     requests: HashMap<RequestId, OpenRequest>,
     /// Goals that were told to stop and have not, and the request that waits for that.
     stopping: BTreeMap<GoalId, RequestId>,
@@ -100,12 +116,13 @@ impl OpenRequest {
 }
 
 impl Schedule {
-    /// Makes a schedule with this many build slots.
+    /// Makes a schedule with this many slots.
     #[must_use]
-    pub fn new(n_slots: usize) -> Self {
+    pub fn new(n_slots: SlotCounts) -> Self {
         Self {
             graph: Graph::default(),
-            slots: Slots::new(n_slots),
+            slots: SlotPools::new(n_slots),
+            resting: Resting::default(),
             requests: HashMap::new(),
             stopping: BTreeMap::new(),
             wanted: HashMap::new(),
@@ -113,16 +130,16 @@ impl Schedule {
         }
     }
 
-    /// Returns how many slots are lent.
+    /// Returns how many slots for builders are lent.
     #[must_use]
     pub fn n_slots_lent(&self) -> usize {
-        self.slots.n_lent()
+        self.slots.of(SlotKind::Build).n_lent()
     }
 
-    /// Returns how many slots there are.
+    /// Returns how many slots for builders there are.
     #[must_use]
     pub fn n_slots(&self) -> usize {
-        self.slots.capacity()
+        self.slots.of(SlotKind::Build).capacity()
     }
 
     /// Returns the requests that have not been answered.
@@ -130,16 +147,16 @@ impl Schedule {
         self.requests.keys().copied()
     }
 
-    /// Opens a request; its slots are capped at `slot_cap`.
+    /// Opens a request; it has at most as many slots as `slot_caps` says.
     pub fn open_request(
         &mut self,
         after_failure: AfterFailure,
         priority: i32,
-        slot_cap: usize,
+        slot_caps: SlotCounts,
     ) -> RequestId {
         let request = RequestId(self.n_requests);
         self.n_requests += 1;
-        self.slots.open_request(request, slot_cap);
+        self.slots.open_request(request, slot_caps);
         self.requests.insert(
             request,
             OpenRequest {
@@ -201,6 +218,10 @@ impl Schedule {
             n_pending,
             ended,
         });
+        // A path has its archive to see to; it says so when that is done.
+        if matches!(self.graph.key(goal), Some(GoalKey::Derivation(..))) {
+            directives.extend(self.rest(goal));
+        }
         directives
     }
 
@@ -208,13 +229,37 @@ impl Schedule {
     #[must_use]
     pub fn leave_inputs(&mut self, goal: GoalId) -> Vec<Directive> {
         let mut directives = Vec::new();
+        self.resting.wake(goal);
         self.leave(Waiter::Goal(goal), &mut directives);
         directives
     }
 
+    /// Takes note that a goal can only wait for its inputs until one of them ends.
+    #[must_use]
+    pub fn rest(&mut self, goal: GoalId) -> Vec<Directive> {
+        if !self.graph.is_over(goal) && self.graph.awaits_any(goal) {
+            self.resting.lie_down(goal);
+        }
+        self.break_ring().into_iter().collect()
+    }
+
+    /// Finds goals that wait for one another, where nobody is left who does anything else. Only paths
+    /// can: what a cache says that they refer to is its word, and no hash of anything.
+    fn break_ring(&mut self) -> Option<Directive> {
+        if self.resting.len() == 0 || self.resting.len() < self.graph.n_all_live() {
+            return None;
+        }
+        let ring = self.graph.find_ring()?;
+        let goal = *ring.first()?;
+        self.resting.wake(goal);
+        let path = |goal| self.graph.key(goal).map(|key| key.path().clone());
+        let ring = ring.into_iter().filter_map(path).collect();
+        Some(Directive::BreakRing { goal, ring })
+    }
+
     /// Queues a goal for a slot.
     #[must_use]
-    pub fn ask_slot(&mut self, goal: GoalId) -> Vec<Directive> {
+    pub fn ask_slot(&mut self, goal: GoalId, kind: SlotKind) -> Vec<Directive> {
         if let (Some(key), Some(origin)) = (self.graph.key(goal), self.graph.origin(goal)) {
             let path = key.path();
             let priority = self.requests.get(&origin).map_or(0, |open| open.priority);
@@ -223,9 +268,14 @@ impl Schedule {
                 name: format!("{}-{}", path.name(), path.hash_part()),
                 goal,
             };
-            self.slots.ask(origin, rank);
+            self.slots.of_mut(kind).ask(origin, rank);
         }
-        self.grants()
+        let mut directives = self.grants(kind);
+        if kind == SlotKind::EarlyFetch && !directives.iter().any(|it| it.grants_to(goal)) {
+            // It goes on as soon as its inputs are there, permit or not.
+            directives.extend(self.rest(goal));
+        }
+        directives
     }
 
     /// Takes a goal out of the queue for slots.
@@ -236,8 +286,8 @@ impl Schedule {
     /// Takes a slot back and lends it on.
     #[must_use]
     pub fn give_back(&mut self, slot: SlotId) -> Vec<Directive> {
-        self.slots.give_back(slot);
-        self.grants()
+        self.slots.of_mut(slot.kind()).give_back(slot);
+        self.grants(slot.kind())
     }
 
     /// Records how a goal ended that wanted these outputs last.
@@ -250,6 +300,7 @@ impl Schedule {
     ) -> Vec<Directive> {
         let mut directives = Vec::new();
         self.slots.withdraw(goal);
+        self.resting.wake(goal);
         if self.needs_another_look(goal, served, outcome, &mut directives) {
             if let Some(origin) = self.graph.origin(goal) {
                 self.answer_if_complete(origin, &mut directives);
@@ -266,13 +317,18 @@ impl Schedule {
                     touched.push(request);
                     self.top_goal_ended(request, goal, outcome, &mut directives);
                 }
-                (Waiter::Goal(waiting), Some(path)) => directives.push(Directive::TellInput {
-                    goal: waiting,
-                    ending: InputEnding {
-                        path: path.clone(),
-                        outcome: Arc::clone(outcome),
-                    },
-                }),
+                (Waiter::Goal(waiting), Some(path)) => {
+                    if !self.graph.awaits_any(waiting) {
+                        self.resting.wake(waiting);
+                    }
+                    directives.push(Directive::TellInput {
+                        goal: waiting,
+                        ending: InputEnding {
+                            path: path.clone(),
+                            outcome: Arc::clone(outcome),
+                        },
+                    });
+                }
                 (Waiter::Goal(_), None) => {}
             }
         }
@@ -294,6 +350,7 @@ impl Schedule {
         if let Some(origin) = origin {
             self.forget_if_over(origin, &mut directives);
         }
+        directives.extend(self.break_ring());
         directives
     }
 
@@ -340,7 +397,8 @@ impl Schedule {
                 let known = self.wanted.get(&goal);
                 let serves = !speaks_of_wanted_only(&outcome)
                     || known.is_none_or(|known| known.covers(outputs));
-                if serves {
+                // What nobody had may have been built since; to look costs little.
+                if serves && !outcome.status.is_absence() {
                     return (goal, Some(outcome));
                 }
                 self.graph.reopen(goal, waiter);
@@ -433,6 +491,7 @@ impl Schedule {
             {
                 open.n_stopping += 1;
             }
+            self.resting.wake(goal);
             directives.push(Directive::Cancel(goal));
         }
     }
@@ -469,10 +528,13 @@ impl Schedule {
         directives.push(Directive::Forget(request));
     }
 
-    fn grants(&mut self) -> Vec<Directive> {
-        std::iter::from_fn(|| self.slots.next_grant())
-            .map(Directive::Grant)
-            .collect()
+    fn grants(&mut self, kind: SlotKind) -> Vec<Directive> {
+        let mut directives = Vec::new();
+        while let Some(grant) = self.slots.next_grant(kind) {
+            self.resting.wake(grant.goal);
+            directives.push(Directive::Grant(grant));
+        }
+        directives
     }
 }
 /// Returns whether nothing is known of outputs that nobody wanted.
@@ -483,7 +545,12 @@ fn speaks_of_wanted_only(outcome: &Outcome) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::goal::BuildMode;
+    use crate::goal::{BuildMode, PathMode};
+
+    const ONE_OF_EACH: SlotCounts = SlotCounts {
+        n_builds: 1,
+        n_fetches: 1,
+    };
 
     fn key(name: &str) -> GoalKey {
         let path = format!("{}-{name}.drv", "0".repeat(32));
@@ -502,6 +569,7 @@ mod tests {
             | Directive::TellInput { .. }
             | Directive::Grant(_)
             | Directive::Cancel(_)
+            | Directive::BreakRing { .. }
             | Directive::Reply { .. }
             | Directive::Forget(_) => None,
         });
@@ -511,8 +579,8 @@ mod tests {
     /// Returns which goals start when a goal that was built for `out`, as itself or as what it was
     /// resolved to, ends, and when another one wants its output `dev` then.
     fn restarted(resolved_to: Option<StorePath>) -> Vec<(GoalId, WantedOutputs)> {
-        let mut schedule = Schedule::new(1);
-        let request = schedule.open_request(AfterFailure::Stop, 0, 1);
+        let mut schedule = Schedule::new(ONE_OF_EACH);
+        let request = schedule.open_request(AfterFailure::Stop, 0, ONE_OF_EACH);
         let wanted = vec![(key("a"), these("out")), (key("b"), WantedOutputs::All)];
         let started = starts(&schedule.submit(request, wanted));
         let [(first, _), (second, _)] = &started[..] else {
@@ -536,10 +604,76 @@ mod tests {
         assert_eq!(again[0].1, these("dev"));
     }
 
+    fn path_key(name: &str) -> GoalKey {
+        let path = format!("{}-{name}", "0".repeat(32));
+        GoalKey::Path(path.parse().expect("a valid path"), PathMode::Ensure)
+    }
+
+    /// Returns the ring that is broken, if one is.
+    fn broken(directives: &[Directive]) -> Option<(GoalId, Vec<String>)> {
+        directives.iter().find_map(|directive| match directive {
+            Directive::BreakRing { goal, ring } => {
+                let names = ring.iter().map(|path| path.name().to_string());
+                Some((*goal, names.collect()))
+            }
+            Directive::Start { .. }
+            | Directive::Widen { .. }
+            | Directive::TellInputs { .. }
+            | Directive::TellInput { .. }
+            | Directive::Grant(_)
+            | Directive::Cancel(_)
+            | Directive::Reply { .. }
+            | Directive::Forget(_) => None,
+        })
+    }
+
+    #[test]
+    fn paths_that_refer_to_one_another_are_found_once_nobody_does_anything_else() {
+        let mut schedule = Schedule::new(ONE_OF_EACH);
+        let request = schedule.open_request(AfterFailure::Stop, 0, ONE_OF_EACH);
+        let all = || WantedOutputs::All;
+        let wanted = vec![(key("top"), all()), (path_key("other"), all())];
+        let ids: Vec<GoalId> = starts(&schedule.submit(request, wanted))
+            .into_iter()
+            .map(|(goal, _)| goal)
+            .collect();
+        let mut require = |goal, name| {
+            let directives = schedule.require_inputs(goal, vec![(path_key(name), all())]);
+            assert_eq!(broken(&directives), None);
+            starts(&directives).first().map(|(goal, _)| *goal)
+        };
+        let a = require(ids[0], "a").expect("a new goal");
+        let b = require(a, "b").expect("a new goal");
+        let c = require(b, "c").expect("a new goal");
+        assert_eq!(require(c, "a"), None);
+        for goal in [a, b, c] {
+            assert_eq!(broken(&schedule.rest(goal)), None);
+        }
+        // The other one may still end and bring what they wait for.
+        let outcome = Arc::new(Outcome::success(Status::AlreadyValid, BTreeMap::new()));
+        let ended = schedule.goal_ended(ids[1], &WantedOutputs::All, &outcome);
+        let ring = ["a", "b", "c"].map(str::to_owned).to_vec();
+        assert_eq!(broken(&ended), Some((a, ring)));
+    }
+
+    #[test]
+    fn what_nobody_had_is_looked_at_again_when_somebody_else_needs_it() {
+        let mut schedule = Schedule::new(ONE_OF_EACH);
+        let request = schedule.open_request(AfterFailure::KeepGoing, 0, ONE_OF_EACH);
+        let all = || WantedOutputs::All;
+        let wanted = vec![(path_key("a"), all()), (key("b"), all())];
+        let started = starts(&schedule.submit(request, wanted));
+        let outcome = Arc::new(Outcome::failure(Status::NoSubstituters, "no"));
+        let ended = schedule.goal_ended(started[0].0, &WantedOutputs::All, &outcome);
+        assert_eq!(starts(&ended), []);
+        let again = schedule.require_inputs(started[1].0, vec![(path_key("a"), all())]);
+        assert_eq!(starts(&again), [(started[0].0, all())]);
+    }
+
     #[test]
     fn what_was_widened_while_its_realisation_was_adopted_looks_again() {
-        let mut schedule = Schedule::new(1);
-        let request = schedule.open_request(AfterFailure::Stop, 0, 1);
+        let mut schedule = Schedule::new(ONE_OF_EACH);
+        let request = schedule.open_request(AfterFailure::Stop, 0, ONE_OF_EACH);
         let wanted = vec![(key("a"), these("out")), (key("a"), these("dev"))];
         let started = starts(&schedule.submit(request, wanted));
         let [(goal, _)] = &started[..] else {

@@ -1,4 +1,4 @@
-//! Build slots: how many builders run at once, and who is next.
+//! Slots: how many builders run and how many archives come at once, and who is next.
 //!
 //! A freed slot wakes exactly one waiter: the one of the lowest priority number, then of the first
 //! name, among the requests that are below their own cap. Asking, granting, returning and
@@ -11,11 +11,34 @@ use crate::goal::{GoalId, RequestId};
 
 /// Names one slot while it is lent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SlotId(u32);
+pub struct SlotId {
+    kind: SlotKind,
+    number: u32,
+}
+
+/// What a slot is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub enum SlotKind {
+    /// A builder (`max-jobs`).
+    #[default]
+    Build,
+    /// An archive that comes (`max-substitution-jobs`).
+    Fetch,
+    /// An archive that comes, or has come, before what it refers to is valid.
+    EarlyFetch,
+}
+
+impl SlotId {
+    /// Returns what the slot is for.
+    #[must_use]
+    pub const fn kind(self) -> SlotKind {
+        self.kind
+    }
+}
 
 impl fmt::Display for SlotId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)
+        write!(f, "{}", self.number)
     }
 }
 
@@ -58,13 +81,13 @@ struct RequestShare {
 }
 
 impl Slots {
-    /// Makes `capacity` slots, all free.
+    /// Makes `capacity` slots of one kind, all free.
     #[must_use]
-    pub fn new(capacity: usize) -> Self {
+    pub fn new(kind: SlotKind, capacity: usize) -> Self {
         Self {
             capacity,
             free: (0..u32::try_from(capacity).unwrap_or(u32::MAX))
-                .map(SlotId)
+                .map(|number| SlotId { kind, number })
                 .collect(),
             ..Self::default()
         }
@@ -157,6 +180,85 @@ impl Slots {
     }
 }
 
+/// How many archives may come, or wait, before what they refer to is valid. Each holds a lock, which is
+/// an open file.
+const N_EARLY_FETCHES: usize = 256;
+
+/// The slots of every kind.
+#[derive(Debug)]
+pub struct SlotPools {
+    build: Slots,
+    fetch: Slots,
+    early_fetch: Slots,
+}
+
+/// How many slots of each kind there are, or a request may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SlotCounts {
+    /// For builders (`max-jobs`).
+    pub n_builds: usize,
+    /// For archives that come (`max-substitution-jobs`).
+    pub n_fetches: usize,
+}
+
+impl SlotPools {
+    /// Makes as many slots, all free.
+    #[must_use]
+    pub fn new(counts: SlotCounts) -> Self {
+        Self {
+            build: Slots::new(SlotKind::Build, counts.n_builds),
+            fetch: Slots::new(SlotKind::Fetch, counts.n_fetches),
+            early_fetch: Slots::new(SlotKind::EarlyFetch, N_EARLY_FETCHES),
+        }
+    }
+
+    /// Returns the slots of one kind.
+    #[must_use]
+    pub const fn of(&self, kind: SlotKind) -> &Slots {
+        match kind {
+            SlotKind::Build => &self.build,
+            SlotKind::Fetch => &self.fetch,
+            SlotKind::EarlyFetch => &self.early_fetch,
+        }
+    }
+
+    /// Returns the slots of one kind.
+    pub const fn of_mut(&mut self, kind: SlotKind) -> &mut Slots {
+        match kind {
+            SlotKind::Build => &mut self.build,
+            SlotKind::Fetch => &mut self.fetch,
+            SlotKind::EarlyFetch => &mut self.early_fetch,
+        }
+    }
+
+    /// Sets how many slots a request may have at once.
+    pub fn open_request(&mut self, request: RequestId, caps: SlotCounts) {
+        self.build.open_request(request, caps.n_builds);
+        self.fetch.open_request(request, caps.n_fetches);
+        self.early_fetch.open_request(request, N_EARLY_FETCHES);
+    }
+
+    /// Forgets a request that has no slot and no waiting goal any more.
+    pub fn close_request(&mut self, request: RequestId) {
+        for slots in [&mut self.build, &mut self.fetch, &mut self.early_fetch] {
+            slots.close_request(request);
+        }
+    }
+
+    /// Takes a goal out of every queue.
+    pub fn withdraw(&mut self, goal: GoalId) {
+        for slots in [&mut self.build, &mut self.fetch, &mut self.early_fetch] {
+            slots.withdraw(goal);
+        }
+    }
+
+    /// Lends a free slot of one kind to the next goal, if there are both.
+    #[must_use]
+    pub fn next_grant(&mut self, kind: SlotKind) -> Option<Grant> {
+        self.of_mut(kind).next_grant()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -179,7 +281,7 @@ mod tests {
 
     #[test]
     fn a_freed_slot_wakes_one_waiter_and_no_more() {
-        let mut slots = Slots::new(1);
+        let mut slots = Slots::new(SlotKind::Build, 1);
         slots.open_request(REQUEST, 8);
         for (idx, name) in ["b", "a", "c"].into_iter().enumerate() {
             slots.ask(REQUEST, rank(name, u32::try_from(idx).unwrap_or(0)));
@@ -195,7 +297,7 @@ mod tests {
 
     #[test]
     fn a_request_stays_below_its_own_cap_while_others_use_the_rest() {
-        let mut slots = Slots::new(4);
+        let mut slots = Slots::new(SlotKind::Build, 4);
         slots.open_request(REQUEST, 1);
         slots.open_request(RequestId(1), 8);
         for goal in 0..3 {
@@ -207,7 +309,7 @@ mod tests {
 
     #[test]
     fn priority_comes_before_name() {
-        let mut slots = Slots::new(1);
+        let mut slots = Slots::new(SlotKind::Build, 1);
         slots.open_request(REQUEST, 8);
         slots.ask(REQUEST, rank("a", 0));
         slots.ask(
@@ -222,7 +324,7 @@ mod tests {
 
     #[test]
     fn a_withdrawn_goal_is_never_granted_a_slot() {
-        let mut slots = Slots::new(1);
+        let mut slots = Slots::new(SlotKind::Build, 1);
         slots.open_request(REQUEST, 8);
         slots.ask(REQUEST, rank("a", 0));
         slots.withdraw(GoalId(0));
@@ -231,7 +333,7 @@ mod tests {
 
     #[test]
     fn a_slot_given_back_twice_is_free_once() {
-        let mut slots = Slots::new(1);
+        let mut slots = Slots::new(SlotKind::Build, 1);
         slots.open_request(REQUEST, 8);
         slots.ask(REQUEST, rank("a", 0));
         let slot = slots.next_grant().map(|grant| grant.slot);

@@ -1,18 +1,22 @@
 //! Starting a scheduler: the only place that names the concrete actors of the services.
 
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use actix::prelude::*;
+use bstr::ByteSlice as _;
 use registry::{LockKeeper, StopRegistry, StoreRegistry};
 use sandbox::{HostEnvironment, SandboxSupervisor, StopSandbox};
 use store_model::settings::StoreLayout;
 use store_model::{Settings, StoreDir};
+use substituter::{StopSubstituter, Substituter};
 use tokio::sync::watch;
 
 use crate::Error;
-use crate::actors::Scheduler;
+use crate::actors::{Scheduler, slot_counts};
+use crate::goal::derivation::Substitution;
 use crate::handle::SchedulerHandle;
 use crate::hook::Hooks;
 use crate::messages::PanickingActor;
@@ -29,6 +33,8 @@ pub struct Config {
     /// Variables of the program's environment that fixed-output builders may ask for with
     /// `impureEnvVars`; `post-build-hook` has all of them.
     pub host_environment: HostEnvironment,
+    /// Where the answers of caches are remembered for the next run; `None` if nowhere.
+    pub cache_dir: Option<PathBuf>,
     /// What `post-build-hook` finds in `NIX_CONFIG`, so that its Nix has the same settings.
     pub nix_config: String,
 }
@@ -40,7 +46,9 @@ pub(crate) struct Services {
     pub(crate) store: Addr<StoreRegistry>,
     pub(crate) locks: Addr<LockKeeper>,
     pub(crate) sandbox: Addr<SandboxSupervisor>,
+    pub(crate) substituter: Addr<Substituter>,
     hooks: Hooks,
+    has_caches: bool,
 }
 
 impl Services {
@@ -50,13 +58,31 @@ impl Services {
         let environment = config.host_environment.clone();
         let sandbox = sandbox::start(config.layout.clone(), &config.settings, environment)
             .map_err(Error::StartSandbox)?;
+        let substituter = substituter::start(
+            &config.settings,
+            config.layout.store_dir.clone(),
+            config.cache_dir.clone(),
+            &|name| variable(&config.host_environment, name),
+        )
+        .map_err(Error::StartSubstituter)?;
         Ok(Self {
             store_dir: config.layout.store_dir.clone(),
             store: registry.store,
             locks: registry.locks,
             sandbox,
+            substituter,
             hooks: Hooks::new(config),
+            has_caches: !config.settings.substituters.is_empty(),
         })
+    }
+
+    /// Returns whether goals of a request with these settings ask caches.
+    pub(crate) fn substitution(&self, settings: &Settings) -> Substitution {
+        match (self.has_caches && settings.substitute, settings.fallback) {
+            (false, _) => Substitution::Off,
+            (true, false) => Substitution::Strict,
+            (true, true) => Substitution::WithFallback,
+        }
     }
 
     pub(crate) fn ports(&self, upward: Upward) -> Ports {
@@ -79,6 +105,11 @@ impl Services {
             adopt_realisations: self.store.clone().recipient(),
             add_text: self.store.clone().recipient(),
             compare_outputs: self.store.clone().recipient(),
+            restore_nar: self.store.clone().recipient(),
+            register_restored: self.store.clone().recipient(),
+            query_offers: self.substituter.clone().recipient(),
+            fetch_nar: self.substituter.clone().recipient(),
+            report_bad_offer: self.substituter.clone().recipient(),
             try_lock_outputs: self.locks.clone().recipient(),
             await_lock: self.locks.clone().recipient(),
             start_build: self.sandbox.clone().recipient(),
@@ -95,11 +126,13 @@ impl Services {
         let store = self.store.send(registry::AwaitEnd);
         let locks = self.locks.send(registry::AwaitEnd);
         let sandbox = self.sandbox.send(sandbox::AwaitEnd);
+        let substituter = self.substituter.send(substituter::AwaitEnd);
         // None of them is ever answered: the question ends when the actor does.
         vec![
             named("the store registry", store),
             named("the lock keeper", locks),
             named("the sandbox supervisor", sandbox),
+            named("the substituter", substituter),
         ]
     }
 
@@ -118,7 +151,10 @@ impl Services {
             PanickingActor::BuilderSessions => self.sandbox.do_send(sandbox::ForcePanic {
                 actor: sandbox::PanickingActor::Sessions,
             }),
-            PanickingActor::Scheduler | PanickingActor::DerivationGoals => {}
+            PanickingActor::Substituter => self.substituter.do_send(substituter::ForcePanic),
+            PanickingActor::Scheduler
+            | PanickingActor::DerivationGoals
+            | PanickingActor::SubstitutionGoals => {}
         }
     }
 
@@ -126,8 +162,15 @@ impl Services {
     pub(crate) async fn stop(&self) {
         // A service that is gone has nothing left to stop.
         let _gone = self.sandbox.send(StopSandbox).await;
+        let _gone = self.substituter.send(StopSubstituter).await;
         let _gone = self.store.send(StopRegistry).await;
     }
+}
+
+/// Returns a variable of the program's environment that is text.
+fn variable(environment: &HostEnvironment, name: &str) -> Option<String> {
+    let value = environment.get(name.as_bytes().as_bstr())?;
+    value.to_str().ok().map(str::to_owned)
 }
 
 /// A future that resolves to a service's name when the service is gone.
@@ -157,7 +200,7 @@ impl Scheduler {
                 let system = System::new();
                 let started = system.block_on(async {
                     let services = Services::start(&config)?;
-                    let n_slots = config.settings.max_jobs;
+                    let n_slots = slot_counts(&config.settings);
                     let scheduler = Actor::start(Self::new(services.clone(), n_slots));
                     Ok::<_, Error>((scheduler, services))
                 });

@@ -248,6 +248,55 @@ mod tests {
         }
     }
 
+    /// The order of the group that signatures count in, the least significant byte first.
+    const GROUP_ORDER: [u8; 32] = [
+        0xed, 0xd3, 0xf5, 0x5c, 0x1a, 0x63, 0x12, 0x58, 0xd6, 0x9c, 0xf7, 0xa2, 0xde, 0xf9, 0xde,
+        0x14, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10,
+    ];
+
+    #[test]
+    fn a_signature_that_was_rewritten_to_an_equivalent_one_is_none() {
+        let signature = secret().sign("text");
+        let keys: PublicKeys = [secret().to_public_key()].into_iter().collect();
+        let encoded = signature.trim_start_matches("test-1:");
+        let mut bytes = BASE64.decode(encoded).unwrap();
+        let mut carry = 0;
+        for (byte, addend) in bytes[32..].iter_mut().zip(GROUP_ORDER) {
+            let sum = u16::from(*byte) + u16::from(addend) + carry;
+            [*byte, _] = sum.to_le_bytes();
+            carry = sum >> 8;
+        }
+        assert_eq!(carry, 0);
+        assert!(!keys.verify("text", &format!("test-1:{}", BASE64.encode(&bytes))));
+        // The last digit before the padding has bits that mean nothing, which must be zero.
+        let (head, last) = encoded.trim_end_matches('=').split_at(85);
+        let other = char::from(last.as_bytes()[0] + 1);
+        for other in [
+            format!("test-1:{head}{other}=="),
+            format!("test-1:{head}{last}"),
+            format!("test-1: {head}{last}=="),
+        ] {
+            assert!(!keys.verify("text", &other), "{other}");
+        }
+        assert!(keys.verify("text", &format!("test-1:{head}{last}==")));
+    }
+
+    #[test]
+    fn a_key_of_small_order_signs_nothing() {
+        // Of the neutral point and its signature of nothing, every text is signed for whoever does
+        // not look.
+        let mut neutral = [0; 32];
+        neutral[0] = 1;
+        let mut signature = [0; 64];
+        signature[0] = 1;
+        let lenient = VerifyingKey::from_bytes(&neutral).unwrap();
+        let forged = Signature::from_bytes(&signature);
+        assert!(ed25519_dalek::Verifier::verify(&lenient, b"text", &forged).is_ok());
+        let key: PublicKey = format!("k:{}", BASE64.encode(neutral)).parse().unwrap();
+        let keys: PublicKeys = [key].into_iter().collect();
+        assert!(!keys.verify("text", &format!("k:{}", BASE64.encode(signature))));
+    }
+
     #[test]
     fn what_is_no_key_is_refused_without_being_shown() {
         let other_half = format!("{}AAAA", &SECRET[..SECRET.len() - 4]);

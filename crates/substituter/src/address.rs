@@ -14,6 +14,8 @@ pub(crate) struct CacheAddress {
     pub(crate) priority: Option<u32>,
     /// Whether its word needs no signature.
     pub(crate) is_trusted: bool,
+    /// Parameters that mean nothing to us, to be told.
+    pub(crate) unknown: Vec<String>,
 }
 
 /// Where a cache is.
@@ -66,6 +68,7 @@ impl CacheAddress {
             name: name.into(),
             priority: None,
             is_trusted: false,
+            unknown: Vec::new(),
         };
         for parameter in parameters.split('&').filter(|text| !text.is_empty()) {
             let (key, value) = parameter.split_once('=').unwrap_or((parameter, ""));
@@ -94,7 +97,7 @@ impl CacheAddress {
                 }
             }
             idle if IDLE_PARAMETERS.contains(&idle) => {}
-            _ => return Err(format!("it has an unknown parameter '{key}'")),
+            unknown => self.unknown.push(unknown.to_owned()),
         }
         Ok(())
     }
@@ -170,12 +173,15 @@ mod tests {
             CacheAddress::parse("http://h:8080/p?priority=7&trusted=1&compression=xz").unwrap();
         assert_eq!(address.place, Place::Server("http://h:8080/p".to_owned()));
         assert_eq!((address.priority, address.is_trusted), (Some(7), true));
+        assert!(address.unknown.is_empty());
+        let address = CacheAddress::parse("http://h?trust=1&&priority=2").unwrap();
+        assert_eq!(address.unknown, ["trust"]);
+        assert_eq!((address.priority, address.is_trusted), (Some(2), false));
         for text in [
             "http://h?priority=-1",
             "http://h?priority=",
             "http://h?priority=99999999999",
             "http://h?trusted=maybe",
-            "http://h?trust=1",
         ] {
             assert!(CacheAddress::parse(text).is_err(), "{text}");
         }

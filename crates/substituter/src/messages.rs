@@ -32,7 +32,8 @@ pub struct Offer {
 }
 
 /// Asked by path goals and planners: who has a path. All caches are asked at once; one that gives no
-/// answer in time counts as not having it, which is told once.
+/// answer in time (`cache-answer-timeout`) counts as not having it, is left alone for a while, and that
+/// is told once. Once one cache has offered the path, all the others together have that time too.
 ///
 /// What a cache offers that may not be believed is left out, with a warning that names cache and path.
 #[derive(Debug, Message)]
@@ -62,8 +63,9 @@ pub struct Offers {
     pub n_refused: usize,
 }
 
-/// Sent by path goals: begins to download an archive. Downloads share the connections of the
-/// settings; the archive is read by whoever gets the answer.
+/// Sent by path goals: begins to download an archive, which is read by whoever gets the answer. A cache
+/// sends as many at once as the settings allow connections; the next one waits until one of these is
+/// dropped.
 #[derive(Message)]
 #[rtype(result = "Result<NarTransfer, Error>")]
 pub struct FetchNar {
@@ -84,8 +86,9 @@ impl fmt::Debug for FetchNar {
 /// Answer to [`FetchNar`]: an archive on its way.
 pub struct NarTransfer {
     /// The archive, decompressed. Reading blocks, until the time-outs of the settings at most, and
-    /// fails with a message that names cache and address. It is limited in memory, whatever the cache
-    /// sends; its length and its hash are the reader's to check.
+    /// fails with a message that names the archive's address in the cache. It is limited in memory,
+    /// whatever the cache sends; its length and its hash are the reader's to check. That the compressed
+    /// bytes are those that the cache promised is checked at their end.
     pub contents: Box<dyn Read + Send>,
     /// Ends the transfer when dropped, also under a reader who waits.
     pub guard: TransferGuard,

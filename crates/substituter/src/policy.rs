@@ -232,7 +232,7 @@ mod tests {
             let State::LeftAlone { until } = breaker.state else {
                 panic!("it is asked");
             };
-            pauses.push((until - now).as_secs());
+            pauses.push(until.as_secs() - now.as_secs());
             now = until;
             assert_eq!(breaker.allows(now), Leave::Probe);
             if turn == 3 {

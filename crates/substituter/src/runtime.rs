@@ -4,6 +4,7 @@
 //! answers would hold up every goal.
 
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::oneshot;
@@ -13,8 +14,13 @@ use crate::Error;
 /// Threads that run tasks: one that parses, one that goes on receiving.
 const N_WORKERS: usize = 2;
 
-/// Threads that wait for a disk.
-const MAX_BLOCKING: usize = 8;
+/// Most threads that wait for a disk, or for the address of a server, started as they are needed. One
+/// cache's disk or name server that hangs holds as many of them as it may have questions (25 by
+/// default), and must not hold up the others.
+const MAX_BLOCKING: usize = 128;
+
+/// How long a thread that waits for a disk or a name server is waited for at the end: those may hang.
+const STOP_LIMIT: Duration = Duration::from_secs(1);
 
 /// A runtime that may be dropped anywhere.
 #[derive(Debug)]
@@ -65,7 +71,9 @@ impl Engine {
         let joining = std::thread::Builder::new()
             .name("substituter-stop".to_owned())
             .spawn(move || {
-                drop(runtime);
+                if let Some(runtime) = runtime {
+                    runtime.shutdown_timeout(STOP_LIMIT);
+                }
                 for thread in threads {
                     if thread.join().is_err() {
                         tracing::error!("a thread of the substituter panicked");

@@ -24,7 +24,7 @@ use crate::trust::{Signatures, Trust};
 /// asked anything before somebody wants a path.
 ///
 /// `store_dir` is the directory that paths are named by, `cache_dir` one of the user's own where
-/// answers are remembered, and `environment` the variables that name proxies and certificates.
+/// answers are remembered, if anywhere, and `environment` the variables that name proxies and certificates.
 /// A cache that cannot be asked at all is a warning.
 ///
 /// # Errors
@@ -32,7 +32,7 @@ use crate::trust::{Signatures, Trust};
 pub fn start(
     settings: &Settings,
     store_dir: StoreDir,
-    cache_dir: PathBuf,
+    cache_dir: Option<PathBuf>,
     environment: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Addr<Substituter>, Error> {
     start_with(settings, store_dir, cache_dir, environment, &clocks())
@@ -45,7 +45,7 @@ pub fn start(
 pub(crate) fn start_with(
     settings: &Settings,
     store_dir: StoreDir,
-    cache_dir: PathBuf,
+    cache_dir: Option<PathBuf>,
     environment: &dyn Fn(&str) -> Option<String>,
     clocks: &Clocks,
 ) -> Result<Addr<Substituter>, Error> {
@@ -60,7 +60,9 @@ pub(crate) fn start_with(
     }
     let mut engine = Engine::start()?;
     let is_remote = |address: &CacheAddress| matches!(address.place, Place::Server(_));
-    let memory = if addresses.iter().any(is_remote) {
+    let memory = if let Some(cache_dir) = cache_dir
+        && addresses.iter().any(is_remote)
+    {
         let lifetimes = Lifetimes::from_settings(settings);
         let (memory, thread) = NarInfoCache::start(cache_dir, lifetimes, (clocks.unix)())?;
         engine.keep(thread);
@@ -68,17 +70,13 @@ pub(crate) fn start_with(
     } else {
         None
     };
-    let mut connector = Connector::new(settings, environment);
+    let connector = Connector::new(settings, environment);
     let mut caches = Vec::new();
     for address in addresses {
         let name = Arc::clone(&address.name);
-        let transport = match connector.connect(&address) {
-            Ok(transport) => transport,
-            Err(reason) => {
-                tracing::warn!("'{name}' is not used: {reason}");
-                continue;
-            }
-        };
+        for parameter in &address.unknown {
+            tracing::warn!("'{name}' has a parameter that means nothing here: '{parameter}'");
+        }
         let signatures = if address.is_trusted {
             Signatures::Optional
         } else {
@@ -86,7 +84,7 @@ pub(crate) fn start_with(
         };
         let client = Arc::new(Client {
             name: Arc::clone(&name),
-            transport,
+            transport: connector.connect(&address),
             trust: Arc::clone(&trust),
             signatures,
             answer_timeout: settings.cache_answer_timeout,

@@ -223,8 +223,8 @@ NarSize: 120
 
     #[test]
     fn what_was_promised_is_read() {
-        for archive in [b"".as_slice(), b"x", &[7; 300_000]] {
-            assert_eq!(read(archive, archive).unwrap(), archive);
+        for archive in [Vec::new(), vec![1], vec![7; 300_000]] {
+            assert_eq!(read(&archive, &archive).unwrap(), archive);
         }
     }
 

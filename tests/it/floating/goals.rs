@@ -224,21 +224,7 @@ fn two_processes_that_want_one_floating_output_run_its_builder_once() {
             let [drv] = &instantiate(&store, &expression)[..] else {
                 panic!("it is one derivation");
             };
-            let first = holder.build(&store, drv).start();
-            store.signals().await_word("ready");
-            let mut second = store.build_with_signals(drv).start();
-            let message = hand_over::await_lock_message(&mut second, drv);
-            assert!(message.contains("-wanted-twice.drv.out'"), "{message}");
-            assert!(message.contains(&first.pid().to_string()), "{message}");
-            let _open = store.signals().release("go");
-            let outputs = [first, second].map(|build| {
-                let finished = build.finish();
-                finished.expect_status(0);
-                finished.output_lines()
-            });
-            assert_eq!(outputs[0], outputs[1]);
-            assert_eq!(store.signals().count("runs"), 1, "after {holder:?}");
-            debris::assert_clean(&store);
+            hand_over::assert_built_once(&store, drv, holder, "-wanted-twice.drv.out'");
         }
     }
 }

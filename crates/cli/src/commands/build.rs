@@ -7,13 +7,14 @@ use std::time::{Duration, SystemTime};
 use nix::sys::signal::Signal;
 use registry::QueryPathInfo;
 use scheduler::{
-    BuildMode, BuildReport, BuildRequest, Config, Event, EventKind, EventStream, Outcome, PathMode,
-    Scheduler, SchedulerHandle, Status, Wanted,
+    BuildMode, BuildReport, BuildRequest, Config, Event, EventKind, EventStream, GoalKey, Outcome,
+    PathMode, Scheduler, SchedulerHandle, Status, Wanted,
 };
 use serde_json::{Value, json};
 use store_model::settings::{Assignment, Configuration, StoreLayout};
 use store_model::wanted_outputs::WantedOutputs;
 use store_model::{ContentAddress, Settings, StorePath};
+use substituter::StopSubstituter;
 
 use super::{Session, out_link, plan};
 use crate::args::{BuildArguments, Subject};
@@ -66,20 +67,13 @@ pub(super) async fn build(
     let settings = Arc::new(session.with_typed(files.clone(), &flags)?.finish()?);
     let planned = plan_words(session, arguments, &layout, &files, &flags)?;
     if arguments.dry_run {
-        return dry_run(
-            &layout,
-            &settings,
-            planned,
-            arguments.json,
-            interrupts,
-            output,
-        )
-        .await;
+        return dry_run(session, arguments, &settings, planned, interrupts, output).await;
     }
     let scheduler = Scheduler::start(Config {
         layout: layout.clone(),
         settings: Arc::clone(&settings),
         host_environment: session.environment.to_bytes(),
+        cache_dir: session.environment.cache_dir(),
         nix_config: nix_config(&session.with_typed(files.clone(), &flags)?, &layout),
     })
     .map_err(|error| {
@@ -89,6 +83,7 @@ pub(super) async fn build(
                 registry::Error::ReadSecretKey { .. } | registry::Error::SecretKey { .. }
             ),
             scheduler::Error::StartSandbox(_)
+            | scheduler::Error::StartSubstituter(_)
             | scheduler::Error::StartThread(_)
             | scheduler::Error::Stopped => false,
         };
@@ -127,18 +122,19 @@ fn nix_config(configuration: &Configuration, layout: &StoreLayout) -> String {
 
 /// Turns the flags of `build` into assignments, which win over every file.
 fn flags(arguments: &BuildArguments) -> Vec<Assignment> {
+    let building = &arguments.building;
     let values = [
-        ("max-jobs", &arguments.max_jobs),
-        ("cores", &arguments.cores),
-        ("timeout", &arguments.timeout),
-        ("max-silent-time", &arguments.max_silent_time),
-        ("sandbox-paths", &arguments.sandbox_paths),
-        ("extra-sandbox-paths", &arguments.extra_sandbox_paths),
+        ("max-jobs", &building.max_jobs),
+        ("cores", &building.cores),
+        ("timeout", &building.timeout),
+        ("max-silent-time", &building.max_silent_time),
+        ("sandbox-paths", &building.sandbox_paths),
+        ("extra-sandbox-paths", &building.extra_sandbox_paths),
     ];
     let switches = [
-        ("keep-going", arguments.keep_going),
-        ("keep-failed", arguments.keep_failed),
-        ("fallback", arguments.fallback),
+        ("keep-going", building.keep_going),
+        ("keep-failed", building.keep_failed),
+        ("fallback", building.fallback),
     ];
     let values = values
         .into_iter()
@@ -172,10 +168,23 @@ fn plan_words(
     flags: &[Assignment],
 ) -> Result<Vec<Planned>> {
     let finder = session.finder(layout);
-    if arguments.subject == Subject::Repaired {
-        let paths = arguments.wanted.iter().map(|word| finder.store_path(word));
-        return paths.map(|path| Ok(Planned::Repaired(path?))).collect();
-    }
+    let planned: fn(StorePath) -> Planned = match arguments.subject {
+        Subject::Realised => return plan_wanted(session, arguments, &finder, files, flags),
+        Subject::Ensured => |path| Planned::Wanted(Wanted::Path(path, PathMode::Ensure)),
+        Subject::Repaired => Planned::Repaired,
+    };
+    let paths = arguments.wanted.iter().map(|word| finder.store_path(word));
+    paths.map(|path| Ok(planned(path?))).collect()
+}
+
+/// The same for words of many kinds.
+fn plan_wanted(
+    session: &Session,
+    arguments: &BuildArguments,
+    finder: &Finder<'_>,
+    files: &Configuration,
+    flags: &[Assignment],
+) -> Result<Vec<Planned>> {
     let plan_word = |word: &String| match finder.target(word)? {
         Target::Outputs { drv_path, outputs } => Ok(Planned::Wanted(Wanted::Outputs {
             drv_path,
@@ -231,7 +240,7 @@ async fn group(
                 outputs,
                 settings,
             } => {
-                let instantiated = goals.instantiate(store, &settings.system).await?;
+                let instantiated = goals.instantiate(store, &settings).await?;
                 let wanted = instantiated
                     .into_iter()
                     .map(|(_, instantiated)| Wanted::Outputs {
@@ -251,23 +260,26 @@ async fn group(
 }
 
 async fn dry_run(
-    layout: &StoreLayout,
+    session: &Session,
+    arguments: &BuildArguments,
     settings: &Arc<Settings>,
     planned: Vec<Planned>,
-    json: bool,
     interrupts: &mut Interrupts,
     output: &mut Output,
 ) -> Result<()> {
-    let store = Store::open(layout, settings)?;
+    let store = Store::open(&session.layout()?, settings)?;
+    let caches = session.substituter(store.dir().clone(), settings)?;
     let work = async {
         let groups = group(&store, planned, BuildMode::Normal, settings).await?;
         let wanted: Vec<Wanted> = groups.into_iter().flat_map(|group| group.wanted).collect();
-        plan::plan(&store, &wanted)
+        plan::plan(&store, &caches, settings, &wanted)
             .await?
-            .print(&store, json, output)?;
+            .print(&store, arguments.building.json, output)?;
         output.flush()
     };
     let done = interrupts.unless(work).await;
+    // What is gone needs no stopping.
+    let _gone = caches.send(StopSubstituter).await;
     store.close().await;
     done
 }
@@ -361,12 +373,12 @@ impl Run<'_> {
     }
 
     fn renderer(&self) -> Renderer {
-        let audience = if self.arguments.json {
+        let audience = if self.arguments.building.json {
             Audience::Json
         } else {
             Audience::of_stderr(&self.session.environment)
         };
-        let logs = if audience == Audience::Human && !self.arguments.print_build_logs {
+        let logs = if audience == Audience::Human && !self.arguments.building.print_build_logs {
             BuildLogs::Hidden
         } else {
             BuildLogs::Printed
@@ -461,7 +473,7 @@ impl Run<'_> {
         output: &mut Output,
     ) -> Result<()> {
         let dir = &self.layout.store_dir;
-        if self.arguments.json {
+        if self.arguments.building.json {
             let results: Vec<Value> = outcomes
                 .iter()
                 .map(|(wanted, outcome)| {
@@ -472,7 +484,7 @@ impl Run<'_> {
                 .collect();
             let line = json!({"event": "report", "results": results});
             renderer.json(&line, output)?;
-        } else if self.arguments.subject == Subject::Realised {
+        } else if self.arguments.subject != Subject::Repaired {
             for path in outcomes
                 .iter()
                 .flat_map(|(_, outcome)| outcome.outputs.values())
@@ -488,7 +500,12 @@ impl Run<'_> {
         let style = self.session.style;
         for (wanted, outcome) in outcomes {
             // What failed by itself has been told when it happened, with its message.
-            let told = if outcome.status == Status::DependencyFailed {
+            let told = if is_path(wanted) && !outcome.status.is_success() {
+                // Nobody has told it: of most paths it matters only to who needs them.
+                let message = sanitise_lines(&outcome.message);
+                say(&format!("{} {message}\n", style.error("error:")));
+                continue;
+            } else if outcome.status == Status::DependencyFailed {
                 outcome
                     .message
                     .lines()
@@ -525,6 +542,20 @@ impl Run<'_> {
         }
         Ok(())
     }
+}
+
+/// Returns whether a path was wanted, and not what a derivation makes.
+fn is_path(wanted: &Wanted) -> bool {
+    matches!(wanted.key(), GoalKey::Path(..))
+}
+
+/// Returns lines of which each can be printed.
+fn sanitise_lines(text: &str) -> String {
+    let lines = text.lines();
+    let lines: Vec<String> = lines
+        .map(|line| sanitise(line.as_bytes(), Style::Plain))
+        .collect();
+    lines.join("\n")
 }
 
 /// Puts the statuses of two requests together: masks of SPEC A9 are united, and 1 is weaker.

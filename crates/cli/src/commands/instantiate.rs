@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
+use store_model::Settings;
 
 use crate::args::InstantiateArguments;
 use crate::failure::{Failure, Result};
@@ -15,7 +16,7 @@ use crate::target::{Finder, Target};
 pub(super) async fn instantiate(
     store: &Store,
     finder: &Finder<'_>,
-    system: &str,
+    settings: &Settings,
     arguments: &InstantiateArguments,
     output: &mut Output,
 ) -> Result<()> {
@@ -24,7 +25,7 @@ pub(super) async fn instantiate(
         let Some(Target::Goals { file, goal, .. }) = finder.goals(word)? else {
             return Err(Failure::message(format!("'{word}' is no goals.toml")));
         };
-        for (goal, made) in instantiate_file(store, &file, goal.as_deref(), system).await? {
+        for (goal, made) in instantiate_file(store, &file, goal.as_deref(), settings).await? {
             if arguments.json {
                 all.push(to_json(&goal, &made, store));
             } else {
@@ -43,17 +44,22 @@ pub(super) async fn instantiate_file(
     store: &Store,
     file: &Path,
     goal: Option<&str>,
-    system: &str,
+    settings: &Settings,
 ) -> Result<Vec<(String, Instantiated)>> {
     let goals = Goals::read(file, goal).map_err(Failure::new)?;
-    goals.instantiate(store, system).await
+    goals.instantiate(store, settings).await
 }
 
 fn to_json(goal: &str, made: &Instantiated, store: &Store) -> Value {
     let outputs: Map<String, Value> = made
         .outputs
         .iter()
-        .map(|(name, path)| (name.to_string(), json!(store.dir().print(path))))
+        .map(|(name, path)| {
+            (
+                name.to_string(),
+                json!(path.as_ref().map(|path| store.dir().print(path))),
+            )
+        })
         .collect();
     json!({
         "goal": goal,

@@ -1,13 +1,15 @@
 //! What each command does. A command takes its arguments and a [`Session`], and returns how it
 //! ended; only `main` ends the process.
 
-use store_model::Settings;
+use actix::Addr;
 use store_model::settings::{Assignment, Configuration, StoreLayout};
+use store_model::{Settings, StoreDir};
+use substituter::Substituter;
 
-use crate::args::{Command, ConfigAction, GlobalArguments, NarAction};
+use crate::args::{Command, ConfigAction, GlobalArguments, NarAction, RealisationAction};
 use crate::configure::{read_files, typed_options};
 use crate::environment::Environment;
-use crate::failure::Result;
+use crate::failure::{Failure, Result};
 use crate::interrupt::Interrupts;
 use crate::locate::{SystemStore, locate};
 use crate::machine;
@@ -28,6 +30,7 @@ mod out_link;
 mod path_info;
 mod plan;
 mod query;
+mod realisation;
 mod show;
 mod simulate;
 
@@ -83,6 +86,13 @@ impl Session {
         Ok(configuration.finish()?)
     }
 
+    /// Starts what asks caches, for a command without a scheduler.
+    fn substituter(&self, store_dir: StoreDir, settings: &Settings) -> Result<Addr<Substituter>> {
+        let variables = |name: &str| self.environment.get(name)?.to_str().map(str::to_owned);
+        let cache_dir = self.environment.cache_dir();
+        substituter::start(settings, store_dir, cache_dir, &variables).map_err(Failure::new)
+    }
+
     /// Returns a finder for words of the command line.
     fn finder<'a>(&'a self, layout: &'a StoreLayout) -> Finder<'a> {
         Finder {
@@ -106,6 +116,10 @@ pub(crate) async fn perform(
         Command::Build(arguments) => {
             return build::build(session, &arguments, interrupts, &mut output).await;
         }
+        Command::Ensure(arguments) => {
+            let arguments = arguments.into();
+            return build::build(session, &arguments, interrupts, &mut output).await;
+        }
         Command::Repair(arguments) => {
             let arguments = arguments.into();
             return build::build(session, &arguments, interrupts, &mut output).await;
@@ -127,6 +141,7 @@ pub(crate) async fn perform(
         | Command::Show(_)
         | Command::PathInfo(_)
         | Command::Query(_)
+        | Command::Realisation(_)
         | Command::Log(_) => {
             perform_on_store(session, command, interrupts, &mut output).await?;
         }
@@ -149,19 +164,23 @@ async fn perform_on_store(
         match command {
             Command::Add(arguments) => add::add(&store, session, &arguments, output).await,
             Command::Instantiate(arguments) => {
-                instantiate::instantiate(&store, &finder, &settings.system, &arguments, output)
-                    .await
+                instantiate::instantiate(&store, &finder, &settings, &arguments, output).await
             }
             Command::Show(arguments) => {
-                show::show(&store, &finder, &settings.system, &arguments, output).await
+                show::show(&store, &finder, &settings, &arguments, output).await
             }
             Command::PathInfo(arguments) => {
                 path_info::path_info(&store, &finder, &arguments, output).await
             }
             Command::Query(arguments) => query::query(&store, &finder, &arguments, output).await,
+            Command::Realisation(arguments) => {
+                let RealisationAction::Info(arguments) = &arguments.action;
+                realisation::info(&store, &finder, &settings, arguments, output).await
+            }
             Command::Log(arguments) => log::log(&store, &finder, &arguments, output).await,
             // `perform` sends no other command here.
             Command::Build(_)
+            | Command::Ensure(_)
             | Command::Repair(_)
             | Command::Nar(_)
             | Command::Config(_)

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 
 use registry::QueryDerivation;
-use store_model::StorePath;
 use store_model::derivation::json::derivations_to_json;
+use store_model::{Settings, StorePath};
 
 use super::instantiate::instantiate_file;
 use super::query::path_info;
@@ -19,7 +19,7 @@ use crate::target::{Finder, Target};
 pub(super) async fn show(
     store: &Store,
     finder: &Finder<'_>,
-    system: &str,
+    settings: &Settings,
     arguments: &ShowArguments,
     output: &mut Output,
 ) -> Result<()> {
@@ -29,7 +29,7 @@ pub(super) async fn show(
             Target::Outputs { drv_path, .. } => pending.push(drv_path),
             Target::Path(path) => pending.push(deriver(store, &path).await?),
             Target::Goals { file, goal, .. } => {
-                let made = instantiate_file(store, &file, goal.as_deref(), system).await?;
+                let made = instantiate_file(store, &file, goal.as_deref(), settings).await?;
                 pending.extend(made.into_iter().map(|(_, made)| made.drv_path));
             }
         }

@@ -5,13 +5,14 @@ use std::str::FromStr as _;
 
 use bstr::BString;
 use store_model::content_address::References;
-use store_model::derivation::placeholder::output_placeholder;
+use store_model::derivation::placeholder::{downstream_placeholder, output_placeholder};
 use store_model::store_path::{DERIVATION_SUFFIX, check_name};
 use store_model::{
-    Derivation, DerivationOutput, Hash, IngestionMethod, OutputName, StoreDir, StorePath,
+    Derivation, DerivationOutput, Hash, HashAlgorithm, IngestionMethod, OutputName, Settings,
+    StoreDir, StorePath,
 };
 
-use super::file::{DefaultsTable, FixedMode, FixedTable, GoalTable};
+use super::file::{DefaultsTable, FixedTable, FloatingTable, GoalTable, HashMode};
 use super::template::{self, Part};
 
 /// What is wrong with one key of a goal.
@@ -29,8 +30,8 @@ pub(super) struct Known<'a> {
     pub(super) sources: &'a BTreeMap<String, StorePath>,
     /// By the names of their goals.
     pub(super) inputs: &'a BTreeMap<String, Instantiated>,
-    /// The platform of this machine.
-    pub(super) system: &'a str,
+    /// What is configured: the platform of this machine, and which features there are.
+    pub(super) settings: &'a Settings,
 }
 
 /// A goal that has become a derivation in the store.
@@ -38,8 +39,9 @@ pub(super) struct Known<'a> {
 pub(crate) struct Instantiated {
     /// The path of its derivation.
     pub(crate) drv_path: StorePath,
-    /// The outputs, in the order in which the goal names them.
-    pub(crate) outputs: Vec<(OutputName, StorePath)>,
+    /// The outputs, in the order in which the goal names them; those that float, or need what
+    /// floats, have no path before they are built.
+    pub(crate) outputs: Vec<(OutputName, Option<StorePath>)>,
 }
 
 /// Which goals a goal needs, from its strings and its `inputs`.
@@ -91,14 +93,14 @@ pub(super) fn derive(
         })?;
     let mut derivation = Derivation {
         name: name.to_owned(),
-        outputs: outputs(goal.fixed.as_ref(), name, &output_names, known)?,
+        outputs: outputs(goal, name, &output_names, known)?,
         input_derivations: BTreeMap::new(),
         input_sources: known.sources.values().cloned().collect(),
         system: goal
             .system
             .as_deref()
             .or(defaults.system.as_deref())
-            .unwrap_or(known.system)
+            .unwrap_or(&known.settings.system)
             .into(),
         builder: BString::default(),
         args: Vec::new(),
@@ -134,7 +136,7 @@ pub(super) fn derive(
         derivation.env.insert(variable.into(), value);
     }
     derivation.input_derivations = strings.wanted;
-    add_standard_variables(&mut derivation, &goal.outputs, goal.fixed.as_ref());
+    add_standard_variables(&mut derivation, goal);
     Ok(derivation)
 }
 
@@ -209,46 +211,94 @@ fn output_names(texts: &[String]) -> Result<Vec<OutputName>, String> {
 }
 
 fn outputs(
-    fixed: Option<&FixedTable>,
+    goal: &GoalTable,
     name: &str,
     output_names: &[OutputName],
     known: &Known<'_>,
 ) -> Result<BTreeMap<OutputName, DerivationOutput>, KeyError> {
-    let Some(fixed) = fixed else {
-        let unfilled = output_names
-            .iter()
-            .map(|output| (output.clone(), DerivationOutput::Deferred));
-        return Ok(unfilled.collect());
+    let output = match (&goal.fixed, &goal.floating) {
+        (None, None) => DerivationOutput::Deferred,
+        (Some(fixed), None) => {
+            if output_names != [OutputName::default()] {
+                return Err(KeyError {
+                    key: "outputs".to_owned(),
+                    reason: "a goal with a fixed hash has the single output 'out'".to_owned(),
+                });
+            }
+            fixed_output(fixed, name, known).map_err(|error| KeyError {
+                key: "fixed.hash".to_owned(),
+                reason: error.to_string(),
+            })?
+        }
+        (None, Some(floating)) => floating_output(floating, known)?,
+        (Some(_), Some(_)) => {
+            return Err(KeyError {
+                key: "floating".to_owned(),
+                reason: "an output whose hash is fixed does not float".to_owned(),
+            });
+        }
     };
-    if output_names != [OutputName::default()] {
-        return Err(KeyError {
-            key: "outputs".to_owned(),
-            reason: "a goal with a fixed hash has the single output 'out'".to_owned(),
-        });
-    }
-    let refuse = |error: store_model::Error| KeyError {
-        key: "fixed.hash".to_owned(),
-        reason: error.to_string(),
-    };
-    let hash: Hash = fixed.hash.parse().map_err(refuse)?;
-    let method = ingestion_method(fixed.mode);
-    let path = known
-        .store_dir
-        .make_fixed_output_path(method, &hash, name, &References::default())
-        .map_err(refuse)?;
-    let output = DerivationOutput::Fixed { method, hash, path };
-    Ok(BTreeMap::from([(OutputName::default(), output)]))
+    let outputs = output_names
+        .iter()
+        .map(|name| (name.clone(), output.clone()));
+    Ok(outputs.collect())
 }
 
-fn ingestion_method(mode: FixedMode) -> IngestionMethod {
+fn fixed_output(
+    fixed: &FixedTable,
+    name: &str,
+    known: &Known<'_>,
+) -> Result<DerivationOutput, store_model::Error> {
+    let hash: Hash = fixed.hash.parse()?;
+    let method = ingestion_method(fixed.mode);
+    let references = References::default();
+    let path = known
+        .store_dir
+        .make_fixed_output_path(method, &hash, name, &references)?;
+    Ok(DerivationOutput::Fixed { method, hash, path })
+}
+
+fn floating_output(
+    floating: &FloatingTable,
+    known: &Known<'_>,
+) -> Result<DerivationOutput, KeyError> {
+    let refuse = |key: &str, reason: String| KeyError {
+        key: key.to_owned(),
+        reason,
+    };
+    if !known.settings.has_ca_derivations() {
+        return Err(refuse(
+            "floating",
+            "this needs 'ca-derivations' among the 'experimental-features'".to_owned(),
+        ));
+    }
+    let algorithm: HashAlgorithm = floating
+        .algorithm
+        .parse()
+        .map_err(|error: store_model::Error| refuse("floating.algorithm", error.to_string()))?;
+    Ok(DerivationOutput::Floating {
+        method: ingestion_method(floating.mode),
+        algorithm,
+    })
+}
+
+fn ingestion_method(mode: HashMode) -> IngestionMethod {
     match mode {
-        FixedMode::Flat => IngestionMethod::Flat,
-        FixedMode::Recursive => IngestionMethod::Recursive,
+        HashMode::Flat => IngestionMethod::Flat,
+        HashMode::Recursive => IngestionMethod::Recursive,
+    }
+}
+
+fn mode_name(mode: HashMode) -> &'static str {
+    match mode {
+        HashMode::Flat => "flat",
+        HashMode::Recursive => "recursive",
     }
 }
 
 /// Variables that goalctl sets itself; saying something else would make the derivation lie.
-const RESERVED_VARIABLES: [&str; 7] = [
+const RESERVED_VARIABLES: [&str; 8] = [
+    "__contentAddressed",
     "builder",
     "name",
     "system",
@@ -270,25 +320,22 @@ fn check_variable(name: &str, output_names: &[OutputName]) -> Result<(), String>
 }
 
 /// Adds the variables that Nix's own `derivation` adds, so that equal goals get equal paths.
-fn add_standard_variables(
-    derivation: &mut Derivation,
-    output_names: &[String],
-    fixed: Option<&FixedTable>,
-) {
+fn add_standard_variables(derivation: &mut Derivation, goal: &GoalTable) {
     let mut set = |name: &str, value: BString| derivation.env.insert(name.into(), value);
     set("name", derivation.name.as_str().into());
     set("builder", derivation.builder.clone());
     set("system", derivation.system.clone());
-    if output_names != ["out"] {
-        set("outputs", output_names.join(" ").into());
+    if goal.outputs != ["out"] {
+        set("outputs", goal.outputs.join(" ").into());
     }
-    if let Some(fixed) = fixed {
-        let mode = match fixed.mode {
-            FixedMode::Flat => "flat",
-            FixedMode::Recursive => "recursive",
-        };
+    if let Some(fixed) = &goal.fixed {
         set("outputHash", fixed.hash.as_str().into());
-        set("outputHashMode", mode.into());
+        set("outputHashMode", mode_name(fixed.mode).into());
+    }
+    if let Some(floating) = &goal.floating {
+        // Nix leaves `__contentAddressed` out: the derivation's outputs say it.
+        set("outputHashAlgo", floating.algorithm.as_str().into());
+        set("outputHashMode", mode_name(floating.mode).into());
     }
 }
 
@@ -339,7 +386,7 @@ impl Strings<'_> {
         Ok(filled)
     }
 
-    /// Returns the path of an output of another goal.
+    /// Returns the path of an output of another goal, or what stands for it until it is built.
     fn input(&mut self, goal: &str, output: Option<&str>) -> Result<String, String> {
         let input =
             self.known.inputs.get(goal).ok_or_else(|| {
@@ -358,6 +405,9 @@ impl Strings<'_> {
             .entry(input.drv_path.clone())
             .or_default()
             .insert(name.clone());
-        Ok(self.known.store_dir.print(path))
+        Ok(path.as_ref().map_or_else(
+            || downstream_placeholder(&input.drv_path, name),
+            |path| self.known.store_dir.print(path),
+        ))
     }
 }

@@ -71,6 +71,8 @@ pub(crate) struct GoalTable {
     pub(crate) sources: BTreeMap<String, String>,
     /// What the single output must contain.
     pub(crate) fixed: Option<FixedTable>,
+    /// How the outputs' paths follow from what they contain.
+    pub(crate) floating: Option<FloatingTable>,
 }
 
 /// `[goal.NAME.fixed]`.
@@ -81,13 +83,25 @@ pub(crate) struct FixedTable {
     pub(crate) hash: String,
     /// What is hashed.
     #[serde(default)]
-    pub(crate) mode: FixedMode,
+    pub(crate) mode: HashMode,
 }
 
-/// What a fixed output's hash is the hash of.
+/// `[goal.NAME.floating]`.
+#[derive(Debug, Clone, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct FloatingTable {
+    /// What is hashed.
+    #[serde(default = "recursive")]
+    pub(crate) mode: HashMode,
+    /// The hash function.
+    #[serde(default = "sha256")]
+    pub(crate) algorithm: String,
+}
+
+/// What the hash of an output is the hash of.
 #[derive(Debug, Clone, Copy, Default, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) enum FixedMode {
+pub(crate) enum HashMode {
     /// The bytes of a single file.
     #[default]
     Flat,
@@ -97,6 +111,14 @@ pub(crate) enum FixedMode {
 
 fn only_out() -> Vec<String> {
     vec!["out".to_owned()]
+}
+
+fn recursive() -> HashMode {
+    HashMode::Recursive
+}
+
+fn sha256() -> String {
+    "sha256".to_owned()
 }
 
 impl GoalsFile {
@@ -163,6 +185,7 @@ mod tests {
             "[goals.a]",
             "[settings]\nsandbox = false",
             "[goal.a.fixed]\nhash = ''\nalgo = ''",
+            "[goal.a.floating]\nhash = ''",
         ] {
             assert!(refusal(text).contains("unknown field"), "{text}");
         }
@@ -190,6 +213,7 @@ mod tests {
             "[goal.a]\noutputs = [1]",
             "[goal.a.fixed]\nmode = 'flat'",
             "[goal.a.fixed]\nhash = 'x'\nmode = 'nar'",
+            "[goal.a]\nfloating = true",
         ] {
             assert!(refusal(text).starts_with("goals.toml:"), "{text}");
         }

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use registry::{AddPath, AddText};
 use store_model::settings::{Assignment, Origin};
 use store_model::{
-    Derivation, HashAlgorithm, HashModuloCache, IngestionMethod, StoreDir, StorePath,
+    Derivation, HashAlgorithm, HashModuloCache, IngestionMethod, Settings, StoreDir, StorePath,
 };
 
 use self::derive::{KeyError, Known, derive, needed_goals};
@@ -158,10 +158,10 @@ impl Goals {
     pub(crate) async fn instantiate(
         &self,
         store: &Store,
-        system: &str,
+        settings: &Settings,
     ) -> Result<Vec<(String, Instantiated)>> {
         let mut copied: BTreeMap<Source, StorePath> = BTreeMap::new();
-        let mut workshop = Workshop::new(store.dir().clone(), system);
+        let mut workshop = Workshop::new(store.dir().clone(), settings);
         let mut layers = Layers::default();
         for name in &self.ordered {
             let mut sources = BTreeMap::new();
@@ -220,7 +220,7 @@ impl Goals {
             store_dir: &workshop.store_dir,
             sources,
             inputs: &workshop.made,
-            system: workshop.system,
+            settings: workshop.settings,
         };
         let derivation = derive(name, goal, &self.file.defaults, &known).map_err(wrong)?;
         workshop
@@ -238,7 +238,7 @@ impl Goals {
 /// The derivations that have been made so far.
 struct Workshop<'a> {
     store_dir: StoreDir,
-    system: &'a str,
+    settings: &'a Settings,
     hashes: HashModuloCache,
     derivations: BTreeMap<StorePath, Arc<Derivation>>,
     /// By goal.
@@ -246,11 +246,11 @@ struct Workshop<'a> {
 }
 
 impl<'a> Workshop<'a> {
-    fn new(store_dir: StoreDir, system: &'a str) -> Self {
+    fn new(store_dir: StoreDir, settings: &'a Settings) -> Self {
         Self {
             hashes: HashModuloCache::new(store_dir.clone()),
             store_dir,
-            system,
+            settings,
             derivations: BTreeMap::new(),
             made: BTreeMap::new(),
         }
@@ -282,7 +282,7 @@ impl<'a> Workshop<'a> {
             .iter()
             .filter_map(|name| {
                 let (name, output) = derivation.outputs.get_key_value(name.as_str())?;
-                Some((name.clone(), output.path()?.clone()))
+                Some((name.clone(), output.path().cloned()))
             })
             .collect();
         let derivation = Arc::new(derivation);

@@ -1,6 +1,8 @@
 //! Whole files, against paths that genuine Nix 2.8 gave to the same recipes.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+use store_model::OutputName;
+
 use super::*;
 use crate::render::Style;
 
@@ -39,7 +41,11 @@ fn goals(text: &str, goal: Option<&str>) -> std::result::Result<Goals, Error> {
 /// Makes every goal, as if each source were the one that Nix had.
 fn made(text: &str) -> Result<BTreeMap<String, Instantiated>> {
     let goals = goals(text, None).map_err(Failure::new)?;
-    let mut workshop = Workshop::new(StoreDir::default(), "x86_64-linux");
+    let settings = Settings {
+        system: "x86_64-linux".to_owned(),
+        ..Settings::default()
+    };
+    let mut workshop = Workshop::new(StoreDir::default(), &settings);
     for name in &goals.ordered {
         let sources = goals.file.goals[name]
             .sources
@@ -84,13 +90,17 @@ fn a_goal_gets_the_path_that_nix_gives_to_the_same_derivation() {
         ),
     ] {
         assert_eq!(made[goal].drv_path.base_name(), drv_path);
-        assert_eq!(made[goal].outputs[0].1.base_name(), out);
+        assert_eq!(base_name(&made[goal].outputs[0]), out);
     }
     let dev = &made["lib"].outputs[1];
     assert_eq!(
-        dev.1.base_name(),
+        base_name(dev),
         "x8n61yg0rjq46zmfg9axf5ggd24dbw3z-lib-1.0-dev"
     );
+}
+
+fn base_name(output: &(OutputName, Option<StorePath>)) -> &str {
+    output.1.as_ref().unwrap().base_name()
 }
 
 #[test]
@@ -179,6 +189,18 @@ fn a_wrong_key_is_named_with_its_goal_and_file() {
         (
             "[goal.a]\nbuilder = 'x'\noutputs = ['o']\nfixed = { hash = 'sha256-x' }",
             "goal 'a', key 'outputs': a goal with a fixed hash",
+        ),
+        (
+            "[goal.a]\nbuilder = 'x'\nfloating = {}",
+            "goal 'a', key 'floating': this needs 'ca-derivations'",
+        ),
+        (
+            "[goal.a]\nbuilder = 'x'\nfloating = {}\nfixed = { hash = 'sha256-x' }",
+            "goal 'a', key 'floating': an output whose hash is fixed",
+        ),
+        (
+            "[goal.a]\nbuilder = 'x'\nenv = { __contentAddressed = '1' }",
+            "goal 'a', key 'env.__contentAddressed': this variable",
         ),
         (
             "[goal.a]\nbuilder = '${b.dev}'\n[goal.b]\nbuilder = 'x'",

@@ -21,6 +21,8 @@ pub(crate) fn event(event: &Event, path: Option<&StorePath>, store_dir: &StoreDi
         EventKind::Created { key, .. } => Some(key.path()),
         EventKind::Waiting { .. }
         | EventKind::Started { .. }
+        | EventKind::Fetching { .. }
+        | EventKind::Fetched { .. }
         | EventKind::Logged(_)
         | EventKind::HookLogged(_)
         | EventKind::Finished(_) => path,
@@ -33,7 +35,9 @@ pub(crate) fn event(event: &Event, path: Option<&StorePath>, store_dir: &StoreDi
             GoalKey::Derivation(_, mode) => {
                 json!({"request": request.to_string(), "mode": build_mode(*mode)})
             }
-            GoalKey::Path(_, PathMode::Ensure) => json!({"request": request.to_string()}),
+            GoalKey::Path(_, PathMode::Ensure | PathMode::EnsureAgain) => {
+                json!({"request": request.to_string()})
+            }
             GoalKey::Path(_, PathMode::Repair) => {
                 json!({"request": request.to_string(), "mode": build_mode(BuildMode::Repair)})
             }
@@ -45,6 +49,19 @@ pub(crate) fn event(event: &Event, path: Option<&StorePath>, store_dir: &StoreDi
             "round": round.number,
             "rounds": round.of,
         }),
+        EventKind::Fetching {
+            cache,
+            n_expected,
+            nar_size_bytes,
+        } => json!({
+            "substituter": &**cache,
+            "expectedBytes": n_expected,
+            "narSize": nar_size_bytes,
+        }),
+        EventKind::Fetched {
+            n_bytes,
+            n_expected,
+        } => json!({"bytes": n_bytes, "expectedBytes": n_expected}),
         EventKind::Logged(lines) | EventKind::HookLogged(lines) => json!({
             "lines": lines
                 .text
@@ -65,6 +82,8 @@ fn event_type(kind: &EventKind) -> &'static str {
         EventKind::Created { .. } => "created",
         EventKind::Waiting { .. } => "waiting",
         EventKind::Started { .. } => "started",
+        EventKind::Fetching { .. } => "fetching",
+        EventKind::Fetched { .. } => "fetched",
         EventKind::Logged(_) => "logged",
         EventKind::HookLogged(_) => "hookLogged",
         EventKind::Finished(_) => "finished",
@@ -83,6 +102,9 @@ fn build_mode(mode: BuildMode) -> &'static str {
 fn wait_reason(reason: &WaitReason, store_dir: &StoreDir) -> Value {
     match reason {
         WaitReason::Inputs { n_pending } => json!({"for": "inputs", "pending": n_pending}),
+        WaitReason::Substitutes { n_pending } => {
+            json!({"for": "substitutes", "pending": n_pending})
+        }
         WaitReason::Contents => json!({"for": "contents"}),
         WaitReason::Resolved { drv_path } => {
             json!({"for": "resolved", "resolvedTo": store_dir.print(drv_path)})

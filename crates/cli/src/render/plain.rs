@@ -75,6 +75,10 @@ impl Plain {
                 "running post-build-hook for '{}'...\n",
                 self.store_dir.print(path)
             ),
+            EventKind::Fetching { cache, .. } => format!(
+                "copying path '{}' from '{cache}'...\n",
+                self.store_dir.print(path)
+            ),
             EventKind::HookLogged(lines) => lines
                 .text
                 .split(|byte| *byte == b'\n')
@@ -92,21 +96,27 @@ impl Plain {
                 }
                 text
             }
+            EventKind::Finished(_) if progress.is_path(event.goal) => String::new(),
             EventKind::Finished(outcome) => self.ending(outcome, path),
-            EventKind::Created { .. } | EventKind::Waiting { .. } | EventKind::Logged(_) => {
-                String::new()
-            }
+            EventKind::Created { .. }
+            | EventKind::Waiting { .. }
+            | EventKind::Fetched { .. }
+            | EventKind::Logged(_) => String::new(),
         }
     }
 
-    /// What failed by itself is told at once; what failed for it is told by the report.
+    /// What failed by itself is told at once; what failed for it is told by the report, but for the
+    /// paths that it lacked, which tell nothing themselves: not to be had is mostly no failure.
     fn ending(&self, outcome: &Outcome, path: &StorePath) -> String {
-        let is_told_elsewhere =
-            matches!(outcome.status, Status::Cancelled | Status::DependencyFailed);
-        if outcome.status.is_success() || is_told_elsewhere {
+        if outcome.status.is_success() || outcome.status == Status::Cancelled {
             return String::new();
         }
-        let message = if outcome.message.is_empty() {
+        let message = if outcome.status == Status::DependencyFailed {
+            match outcome.message.split_once('\n') {
+                Some((_, causes)) => causes.to_owned(),
+                None => return String::new(),
+            }
+        } else if outcome.message.is_empty() {
             format!("'{}' failed", self.store_dir.print(path))
         } else {
             outcome.message.clone()

@@ -33,6 +33,15 @@ enum Phase {
     Deciding,
     Waiting(WaitReason),
     Running { since: SystemTime },
+    Fetching(Transfer),
+}
+
+/// An archive that comes.
+#[derive(Debug, PartialEq, Eq)]
+struct Transfer {
+    since: SystemTime,
+    n_bytes: u64,
+    n_expected: Option<u64>,
 }
 
 /// How many derivations ended in which way.
@@ -44,6 +53,8 @@ enum Phase {
 pub(crate) struct Counts {
     /// A builder made their outputs.
     pub(crate) n_built: usize,
+    /// Paths that came from caches.
+    pub(crate) n_fetched: usize,
     /// Their outputs were there.
     pub(crate) n_valid: usize,
     /// They failed, or one of their inputs did.
@@ -63,10 +74,14 @@ impl Progress {
             return;
         }
         if let EventKind::Finished(outcome) = &event.kind {
-            if let Some(goal) = self.goals.remove(&event.goal)
-                && matches!(goal.key, GoalKey::Derivation(..))
-            {
-                self.counts.add(outcome);
+            if let Some(goal) = self.goals.remove(&event.goal) {
+                match goal.key {
+                    GoalKey::Derivation(..) => self.counts.add(outcome),
+                    GoalKey::Path(..) if outcome.status == Status::Substituted => {
+                        self.counts.n_fetched += 1;
+                    }
+                    GoalKey::Path(..) => {}
+                }
             }
             return;
         }
@@ -76,6 +91,22 @@ impl Progress {
         match &event.kind {
             EventKind::Waiting { reason } => goal.phase = Phase::Waiting(reason.clone()),
             EventKind::Started { .. } => goal.phase = Phase::Running { since: event.at },
+            EventKind::Fetching { n_expected, .. } => {
+                goal.phase = Phase::Fetching(Transfer {
+                    since: event.at,
+                    n_bytes: 0,
+                    n_expected: *n_expected,
+                });
+            }
+            EventKind::Fetched {
+                n_bytes: now,
+                n_expected: expected,
+            } => {
+                if let Phase::Fetching(transfer) = &mut goal.phase {
+                    transfer.n_bytes = *now;
+                    transfer.n_expected = expected.or(transfer.n_expected);
+                }
+            }
             EventKind::Logged(lines) | EventKind::HookLogged(lines) => {
                 if let Some(line) = lines.text.rsplit(|byte| *byte == b'\n').next() {
                     goal.last_line = sanitise(line, Style::Plain);
@@ -89,6 +120,13 @@ impl Progress {
     #[must_use]
     pub(crate) fn path(&self, goal: GoalId) -> Option<&StorePath> {
         self.goals.get(&goal).map(|goal| goal.key.path())
+    }
+
+    /// Returns whether a goal that has not ended is about a path, and not about a derivation.
+    #[must_use]
+    pub(crate) fn is_path(&self, goal: GoalId) -> bool {
+        let key = self.goals.get(&goal).map(|goal| &goal.key);
+        matches!(key, Some(GoalKey::Path(..)))
     }
 
     /// Returns what a goal that has not ended builds for.
@@ -112,9 +150,11 @@ impl Progress {
     pub(crate) fn lines(&self, now: SystemTime, max_lines: usize, style: Style) -> Vec<String> {
         let mut running: Vec<(SystemTime, &GoalProgress)> = Vec::new();
         let mut waits = Waits::default();
+        let mut transfers: Vec<(&GoalProgress, &Transfer)> = Vec::new();
         for goal in self.goals.values() {
             match &goal.phase {
                 Phase::Running { since } => running.push((*since, goal)),
+                Phase::Fetching(transfer) => transfers.push((goal, transfer)),
                 Phase::Waiting(reason) if matches!(goal.key, GoalKey::Derivation(..)) => {
                     waits.add(goal, reason);
                 }
@@ -122,8 +162,22 @@ impl Progress {
             }
         }
         running.sort_by_key(|(since, _)| *since);
+        transfers.sort_by_key(|(_, transfer)| transfer.since);
         let mut lines = vec![self.summary(running.len(), waits.n_goals, style)];
-        let room = max_lines.max(2) - 2;
+        let mut room = max_lines.max(2) - 2;
+        if !transfers.is_empty() {
+            lines.push(format!("  {}", total(&transfers, now)));
+            room = room.saturating_sub(1);
+        }
+        // Builders matter more: at most half of what is left shows transfers.
+        let n_shown = transfers
+            .len()
+            .min(room.saturating_sub(running.len()).max(room / 2));
+        for (goal, transfer) in transfers.iter().take(n_shown) {
+            let name = style.strong(&name_of(goal.key.path()));
+            lines.push(format!("  {name} {}", style.faint(&transfer.describe(now))));
+        }
+        room -= n_shown;
         for (since, goal) in running.iter().take(room) {
             let name = style.strong(&name_of(goal.key.path()));
             let age = age(now.duration_since(*since).unwrap_or_default());
@@ -143,10 +197,14 @@ impl Progress {
     fn summary(&self, n_running: usize, n_waiting: usize, style: Style) -> String {
         let Counts {
             n_built,
+            n_fetched,
             n_valid,
             n_failed,
         } = self.counts;
         let mut words = vec![format!("{n_built} built")];
+        if n_fetched > 0 {
+            words.push(format!("{n_fetched} fetched"));
+        }
         if n_valid > 0 {
             words.push(format!("{n_valid} already there"));
         }
@@ -164,7 +222,9 @@ impl Counts {
         match outcome.status {
             // What it was resolved to has been counted.
             status if status.is_success() && outcome.resolved_to.is_some() => {}
-            Status::Built | Status::Substituted => self.n_built += 1,
+            Status::Built => self.n_built += 1,
+            // Its outputs are counted as paths.
+            Status::Substituted => {}
             Status::AlreadyValid | Status::ResolvesToAlreadyValid => self.n_valid += 1,
             // Nobody wanted it any more; that is no failure of its own.
             Status::Cancelled => {}
@@ -179,6 +239,7 @@ impl Counts {
             | Status::LogLimitExceeded
             | Status::NotDeterministic
             | Status::NoSubstituters
+            | Status::IncompleteClosure
             | Status::HashMismatch
             | Status::Crashed => self.n_failed += 1,
         }
@@ -190,6 +251,7 @@ impl Counts {
 struct Waits<'a> {
     n_goals: usize,
     n_inputs: usize,
+    n_substitutes: usize,
     n_contents: usize,
     n_slot: usize,
     n_build_user: usize,
@@ -204,6 +266,7 @@ impl<'a> Waits<'a> {
             // What it was resolved to is a goal as well, and says what that waits for.
             WaitReason::Resolved { .. } => return,
             WaitReason::Inputs { .. } => self.n_inputs += 1,
+            WaitReason::Substitutes { .. } => self.n_substitutes += 1,
             WaitReason::Contents => self.n_contents += 1,
             WaitReason::Slot => self.n_slot += 1,
             WaitReason::BuildUser => self.n_build_user += 1,
@@ -222,6 +285,7 @@ impl<'a> Waits<'a> {
             (self.n_hook, "waiting for the post-build-hook"),
             (self.n_slot, "waiting for a build slot"),
             (self.n_build_user, "waiting for a build user"),
+            (self.n_substitutes, "waiting for caches"),
             (self.n_inputs, "waiting for inputs"),
         ] {
             if n_goals > 0 {
@@ -242,6 +306,74 @@ impl<'a> Waits<'a> {
         }
         words
     }
+}
+
+impl Transfer {
+    /// Returns how far it is, how fast, and how long it will take, as far as that is known.
+    fn describe(&self, now: SystemTime) -> String {
+        amounts(
+            self.n_bytes,
+            self.n_expected,
+            now.duration_since(self.since).unwrap_or_default(),
+        )
+    }
+}
+
+/// Returns how far all transfers are.
+fn total(transfers: &[(&GoalProgress, &Transfer)], now: SystemTime) -> String {
+    let n_bytes = transfers.iter().map(|(_, transfer)| transfer.n_bytes).sum();
+    let expected = transfers.iter().map(|(_, transfer)| transfer.n_expected);
+    let since = transfers.iter().map(|(_, transfer)| transfer.since).min();
+    let elapsed = since.and_then(|since| now.duration_since(since).ok());
+    format!(
+        "fetching {}: {}",
+        transfers.len(),
+        amounts(n_bytes, expected.sum(), elapsed.unwrap_or_default())
+    )
+}
+
+fn amounts(n_bytes: u64, n_expected: Option<u64>, elapsed: Duration) -> String {
+    let mut text = size(n_bytes);
+    if let Some(n_expected) = n_expected {
+        text.push_str(" of ");
+        text.push_str(&size(n_expected));
+    }
+    let milliseconds = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
+    if milliseconds == 0 || n_bytes == 0 {
+        return text;
+    }
+    let rate = n_bytes.saturating_mul(1000) / milliseconds;
+    text.push_str(", ");
+    text.push_str(&size(rate));
+    text.push_str("/s");
+    if let Some(n_left) = n_expected.and_then(|expected| expected.checked_sub(n_bytes))
+        && n_left > 0
+        && rate > 0
+    {
+        text.push_str(", ");
+        text.push_str(&age(Duration::from_secs(n_left / rate)));
+        text.push_str(" left");
+    }
+    text
+}
+
+/// Returns a number of bytes in the largest unit that leaves it above one, such as `1.5 MiB`.
+#[must_use]
+pub(crate) fn size(n_bytes: u64) -> String {
+    let mut tenths = n_bytes.saturating_mul(10);
+    let mut units = ["B", "KiB", "MiB", "GiB"].into_iter();
+    let mut unit = "TiB";
+    for smaller in units.by_ref() {
+        if tenths < 10_240 {
+            unit = smaller;
+            break;
+        }
+        tenths /= 1024;
+    }
+    if unit == "B" {
+        return format!("{n_bytes} B");
+    }
+    format!("{}.{} {unit}", tenths / 10, tenths % 10)
 }
 
 /// Returns the name that people know a derivation by.

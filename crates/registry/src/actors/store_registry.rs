@@ -1,24 +1,26 @@
 //! Answers what is valid, and makes things valid.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use actix::{Actor, Context, Handler, ResponseFuture};
 use store_model::derivation::reference_graphs::GraphInfos;
-use store_model::{Derivation, PathInfo, StorePath};
+use store_model::{Derivation, DrvOutput, PathInfo, Realisation, StorePath};
 use tokio::sync::oneshot;
 
 use crate::db::{Database, query};
 use crate::messages::{
-    AddIndirectRoot, AddPath, AddTempRoots, AddText, Added, AdoptRealisations, CompareOutputs,
-    Compared, ContentAddressed, DiscardInvalidPaths, ForgetContents, NoteRealisations,
-    QueryAllValidPaths, QueryClosure, QueryDerivation, QueryGoodPaths, QueryGraphs,
-    QueryPathFromHashPart, QueryPathInfo, QueryRealisations, QueryReferrers, QueryValidDerivers,
-    QueryValidPaths, RealisedOutputs, RegisterByContents, RegisterError, RegisterFloatingOutputs,
-    RegisterOutputs, RegisteredFloating, RootsLease, StopRegistry,
+    AddIndirectRoot, AddNar, AddPath, AddSignatures, AddTempRoots, AddText, Added,
+    AdoptRealisations, CompareOutputs, Compared, ContentAddressed, DiscardInvalidPaths,
+    ForgetContents, NoteRealisations, QueryAllValidPaths, QueryClosure, QueryDerivation,
+    QueryGoodPaths, QueryGraphs, QueryPathFromHashPart, QueryPathInfo, QueryRealisationInfos,
+    QueryRealisations, QueryReferrers, QueryValidDerivers, QueryValidPaths, RealisedOutputs,
+    RegisterByContents, RegisterError, RegisterFloatingOutputs, RegisterOutputs, RegisterPresent,
+    RegisterRestored, RegisteredFloating, RestoreError, RestoreNar, RestoredPath, RootsLease,
+    StopRegistry,
 };
 use crate::services::{Pools, Queues};
-use crate::{Error, realise, roots, tasks, workers};
+use crate::{Error, archives, present, realise, roots, tasks, workers};
 
 /// The store's memory: one writer, several readers, and the threads that make objects.
 #[derive(Debug)]
@@ -176,6 +178,14 @@ impl Handler<QueryRealisations> for StoreRegistry {
     }
 }
 
+impl Handler<QueryRealisationInfos> for StoreRegistry {
+    type Result = Answer<BTreeMap<DrvOutput, Realisation>>;
+
+    fn handle(&mut self, question: QueryRealisationInfos, _: &mut Context<Self>) -> Self::Result {
+        self.run(|queues| realise::realisation_infos(queues, question.outputs))
+    }
+}
+
 impl Handler<NoteRealisations> for StoreRegistry {
     type Result = Answer<()>;
 
@@ -197,6 +207,53 @@ impl Handler<CompareOutputs> for StoreRegistry {
 
     fn handle(&mut self, request: CompareOutputs, _: &mut Context<Self>) -> Self::Result {
         self.run(|queues| tasks::compare_outputs(queues, request))
+    }
+}
+
+impl Handler<RestoreNar> for StoreRegistry {
+    type Result = Answer<RestoredPath, RestoreError>;
+
+    fn handle(&mut self, request: RestoreNar, _: &mut Context<Self>) -> Self::Result {
+        self.run(|queues| archives::restore(queues, request))
+    }
+}
+
+impl Handler<RegisterRestored> for StoreRegistry {
+    type Result = Answer<()>;
+
+    fn handle(&mut self, request: RegisterRestored, _: &mut Context<Self>) -> Self::Result {
+        self.run(|queues| archives::register_restored(queues, request))
+    }
+}
+
+impl Handler<AddNar> for StoreRegistry {
+    type Result = Answer<Added, RestoreError>;
+
+    fn handle(&mut self, request: AddNar, _: &mut Context<Self>) -> Self::Result {
+        self.run(|queues| archives::add_nar(queues, request.nar))
+    }
+}
+
+impl Handler<RegisterPresent> for StoreRegistry {
+    type Result = Answer<()>;
+
+    fn handle(&mut self, request: RegisterPresent, _: &mut Context<Self>) -> Self::Result {
+        self.run(|queues| present::register_present(queues, request))
+    }
+}
+
+impl Handler<AddSignatures> for StoreRegistry {
+    type Result = Answer<()>;
+
+    fn handle(&mut self, request: AddSignatures, _: &mut Context<Self>) -> Self::Result {
+        self.run(|queues| async move {
+            let (reply, answer) = oneshot::channel();
+            queues
+                .ingest
+                .submit(move |ingest| ingest.add_signatures(request.signatures, reply))
+                .await?;
+            answer.await.unwrap_or_else(|_| Err(tasks::lost()))
+        })
     }
 }
 

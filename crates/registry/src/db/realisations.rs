@@ -37,6 +37,37 @@ pub(crate) fn realised(
     Ok(paths)
 }
 
+/// Returns all that is recorded of these outputs, as far as they are known.
+///
+/// # Errors
+/// As [`realised`].
+pub(crate) fn infos(
+    database: &Database,
+    outputs: BTreeSet<DrvOutput>,
+) -> Result<BTreeMap<DrvOutput, Realisation>, Error> {
+    let _snapshot = database.begin_reading()?;
+    let mut infos = BTreeMap::new();
+    for id in outputs {
+        let Some(row) = find(database, &id)? else {
+            continue;
+        };
+        let mut dependent_realisations = BTreeMap::new();
+        for dependency in dependencies(database, row.id)? {
+            if let Some(row) = find(database, &dependency)? {
+                dependent_realisations.insert(dependency, row.path);
+            }
+        }
+        let info = Realisation {
+            id: id.clone(),
+            out_path: row.path,
+            signatures: row.signatures,
+            dependent_realisations,
+        };
+        infos.insert(id, info);
+    }
+    Ok(infos)
+}
+
 /// Returns these realisations, as far as they are known, and all that they were built with.
 ///
 /// # Errors

@@ -1,5 +1,6 @@
 //! The one place where a path becomes valid.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rusqlite::{OptionalExtension as _, params};
@@ -119,6 +120,36 @@ fn write_references(database: &Database, info: &PathInfo, id: i64) -> Result<(),
             .connection
             .prepare_cached("insert or replace into Refs (referrer, reference) values (?, ?)")
             .and_then(|mut statement| statement.execute([id, reference_id]))
+            .map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// Adds signatures to those of valid paths, inside the transaction that the caller has begun.
+///
+/// # Errors
+/// A path is not valid, or the database refuses.
+pub(crate) fn add_signatures(
+    database: &Database,
+    signatures: &BTreeMap<StorePath, BTreeSet<String>>,
+) -> Result<(), Error> {
+    let failed = |source| database.failed("adding signatures", source);
+    for (path, new) in signatures {
+        let id = path_id(database, path)?.ok_or_else(|| Error::InvalidPath {
+            path: database.store_dir.print(path),
+        })?;
+        let known: Option<String> = database
+            .connection
+            .prepare_cached("select sigs from ValidPaths where id = ?")
+            .and_then(|mut statement| statement.query_row([id], |row| row.get(0)))
+            .map_err(failed)?;
+        let mut all: BTreeSet<&str> = new.iter().map(String::as_str).collect();
+        all.extend(known.iter().flat_map(|known| known.split_whitespace()));
+        let all: Vec<&str> = all.into_iter().collect();
+        database
+            .connection
+            .prepare_cached("update ValidPaths set sigs = ?2 where id = ?1")
+            .and_then(|mut statement| statement.execute(params![id, all.join(" ")]))
             .map_err(failed)?;
     }
     Ok(())

@@ -17,7 +17,7 @@ use crate::layout::Layout;
 use crate::tree::Here;
 
 /// The modification time of everything in a store, in seconds since 1970.
-const MODIFIED: Timestamps = Timestamps {
+pub(super) const MODIFIED: Timestamps = Timestamps {
     last_access: Timespec {
         tv_sec: 0,
         tv_nsec: UTIME_OMIT,
@@ -34,8 +34,8 @@ const SYSTEM_ATTRIBUTES: [&[u8]; 3] = [b"security.selinux", b"security.csm", b"s
 /// Checks and sets the metadata of one build's outputs.
 #[derive(Debug)]
 pub(crate) struct Canonical {
-    /// Who must own every file.
-    builder_uid: u32,
+    /// Who must own every file; `None` for anybody.
+    builder_uid: Option<u32>,
     owner_uid: u32,
     owner_gid: u32,
     /// Files with several names.
@@ -61,7 +61,15 @@ impl Canonical {
     /// Starts with the outputs of one build, whose files must all belong to `builder_uid`.
     pub(crate) fn new(layout: &Layout, builder_uid: u32) -> Self {
         Self {
-            builder_uid,
+            builder_uid: Some(builder_uid),
+            ..Self::of_anybody(layout)
+        }
+    }
+
+    /// Starts with an object that may belong to anybody: whoever runs us says that it is good.
+    pub(crate) fn of_anybody(layout: &Layout) -> Self {
+        Self {
+            builder_uid: None,
             owner_uid: layout.owner_uid,
             owner_gid: layout.owner_gid,
             linked: HashMap::new(),
@@ -74,7 +82,7 @@ impl Canonical {
     /// It is not the builder's, or the kernel refuses.
     pub(crate) fn enter(&self, dir: BorrowedFd<'_>, here: &Here<'_>) -> Result<(), Error> {
         self.check_owner(here)?;
-        strip_attributes(dir, here)?;
+        strip_attributes(dir, |errno| stripping(here, errno))?;
         self.take_over(dir, here)?;
         // What its owner may not search, neither may we when we are not root.
         if here.stat.st_mode & 0o700 == 0o700 {
@@ -121,7 +129,7 @@ impl Canonical {
             return Ok(());
         }
         let file = file.as_fd();
-        strip_attributes(file, here)?;
+        strip_attributes(file, |errno| stripping(here, errno))?;
         // First the owner, which also clears the bits that would lend it to others.
         self.take_over(file, here)?;
         let mode = if here.stat.st_mode & 0o100 == 0 {
@@ -196,7 +204,7 @@ impl Canonical {
     }
 
     fn check_owner(&self, here: &Here<'_>) -> Result<(), Error> {
-        if here.stat.st_uid == self.builder_uid {
+        if self.builder_uid.is_none_or(|uid| uid == here.stat.st_uid) {
             return Ok(());
         }
         Err(Error::ForeignOwner { path: here.path() })
@@ -223,16 +231,25 @@ impl Canonical {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct IsNew(Meeting);
 
+fn stripping(here: &Here<'_>, errno: Errno) -> Error {
+    here.failed("removing the attributes of", errno)
+}
+
 /// Removes access control lists and every other extended attribute.
-fn strip_attributes(file: BorrowedFd<'_>, here: &Here<'_>) -> Result<(), Error> {
-    let failed = |errno| here.failed("removing the attributes of", errno);
+///
+/// # Errors
+/// The kernel refuses.
+pub(super) fn strip_attributes(
+    file: BorrowedFd<'_>,
+    failed: impl Fn(Errno) -> Error,
+) -> Result<(), Error> {
     let n_bytes = match rustix::fs::flistxattr_query(file) {
         Ok(0) | Err(Errno::NOTSUP) => return Ok(()),
         Ok(n_bytes) => n_bytes,
         Err(errno) => return Err(failed(errno)),
     };
     let mut names = vec![0u8; n_bytes];
-    let n_bytes = rustix::fs::flistxattr(file, &mut names[..]).map_err(failed)?;
+    let n_bytes = rustix::fs::flistxattr(file, &mut names[..]).map_err(&failed)?;
     for name in names[..n_bytes].split(|byte| *byte == 0) {
         if name.is_empty() || SYSTEM_ATTRIBUTES.contains(&name) {
             continue;

@@ -81,6 +81,7 @@ impl Ingest {
         self.commits.submit_blocking(Commit {
             registrations: confirmed,
             realisations: Vec::new(),
+            signatures: BTreeMap::new(),
             done,
         });
     }

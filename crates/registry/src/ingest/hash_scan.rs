@@ -30,11 +30,11 @@ const LARGE_BYTES: u64 = 1 << 20;
 
 /// From this size on a file is brought to the disk by the thread that hashes it, so that the sync
 /// that many registrations share has little left to do for it.
-const SYNCED_ALONE_BYTES: u64 = 8 << 20;
+pub(super) const SYNCED_ALONE_BYTES: u64 = 8 << 20;
 
 /// A buffer that a thread keeps, because clearing one for each file would cost more than reading it.
 #[derive(Debug)]
-pub(crate) struct ReadBuffer(Vec<u8>);
+pub(crate) struct ReadBuffer(pub(super) Vec<u8>);
 
 impl ReadBuffer {
     pub(crate) fn new() -> Self {
@@ -138,14 +138,15 @@ pub(crate) struct Question<'a> {
 }
 
 /// What makes the hash of contents.
-enum ContentHasher {
+pub(super) enum ContentHasher {
     Plain(Hasher),
     ModuloSelf(SelfModuloHasher),
     Redirected(HashRewriter<SelfModuloHasher>),
 }
 
 impl ContentHasher {
-    fn new(content: ContentHash<'_>) -> Self {
+    /// Starts hashing nothing.
+    pub(super) fn new(content: ContentHash<'_>) -> Self {
         let Some(own_path) = content.own_path else {
             return Self::Plain(Hasher::new(content.algorithm));
         };
@@ -157,7 +158,11 @@ impl ContentHasher {
         Self::Redirected(HashRewriter::new(hasher, pairs))
     }
 
-    fn update(&mut self, bytes: &[u8]) -> io::Result<()> {
+    /// Adds bytes.
+    ///
+    /// # Errors
+    /// None that the world could cause: hashing goes through [`Write`].
+    pub(super) fn update(&mut self, bytes: &[u8]) -> io::Result<()> {
         match self {
             Self::Plain(hasher) => {
                 hasher.update(bytes);
@@ -168,7 +173,11 @@ impl ContentHasher {
         }
     }
 
-    fn finish(self) -> io::Result<Hash> {
+    /// Returns the hash.
+    ///
+    /// # Errors
+    /// As [`update`](Self::update).
+    pub(super) fn finish(self) -> io::Result<Hash> {
         Ok(match self {
             Self::Plain(hasher) => hasher.finish(),
             Self::ModuloSelf(hasher) => hasher.finish(),

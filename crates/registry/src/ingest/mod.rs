@@ -4,12 +4,13 @@
 //! outputs of a build    check ─► (copy, if fixed) ─► make canonical, hash, scan ─┐
 //! outputs of a check    check ─► (copy, if fixed) ─► make canonical, hash, scan ─► compare
 //! text, source          write or copy ─► make canonical, hash ─► name            ├─► move into the store,
-//!                                                                                │   or exchange with what is broken
-//!                                                                                │   ─► hand to the writer
+//! archive               unpack, canonical from the beginning, and hash ─► check ─┘   or exchange with what is broken
+//!                                                                                    ─► hand to the writer
 //! ```
 //!
-//! All of it runs on the ingest threads. They do not wait for the writer: it answers the asker, or
-//! takes the object out of the store again.
+//! Archives are unpacked by threads of their own, since they may be long in coming; all else runs
+//! on the ingest threads. None of them waits for the writer: it answers the asker, or takes the
+//! object out of the store again.
 
 mod canonical;
 mod compare;
@@ -19,12 +20,14 @@ mod open_tree;
 mod optimise;
 mod outputs;
 pub(crate) mod place;
+mod present;
 mod repair;
+mod restore;
 mod sources;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::{CStr, CString};
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -48,6 +51,7 @@ pub(crate) use self::hash_scan::ReadBuffer;
 use self::hash_scan::{ContentHash, Contents, Metadata, Question, read_tree};
 pub(crate) use self::outputs::{FoundOutput, Present};
 use self::repair::Displaced;
+pub(crate) use self::restore::RestoredFacts;
 pub(crate) use self::sources::NewText;
 
 /// What one ingest thread works with.
@@ -153,6 +157,17 @@ impl Staged {
             trash,
             is_there: true,
         }
+    }
+
+    /// Returns where it is.
+    pub(crate) fn place(&self) -> (BorrowedFd<'_>, &CStr) {
+        (self.trash.staging.dir(), &self.name)
+    }
+
+    /// Deletes it now. For threads that may wait.
+    fn delete(mut self) {
+        self.is_there = false;
+        self.trash.staging.delete(&self.name);
     }
 }
 
@@ -333,6 +348,7 @@ impl Ingest {
         self.commits.submit_blocking(Commit {
             registrations,
             realisations,
+            signatures: BTreeMap::new(),
             done,
         });
     }

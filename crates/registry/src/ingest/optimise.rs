@@ -14,7 +14,7 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, Mode, OFlags, Stat};
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use store_model::nar;
 
@@ -27,6 +27,10 @@ use crate::{CancelFlag, Error};
 
 /// The directory of the names by hash, in the store directory.
 const LINKS: &str = ".links";
+
+/// How often a name is looked at again because somebody else has changed it meanwhile. Each time
+/// somebody has got on with theirs; who has lost so often keeps a file of their own.
+const MAX_LOOKS: u32 = 16;
 
 impl Ingest {
     /// Shares the files of the canonical tree `place`, if that is wanted. `path` is for messages.
@@ -93,6 +97,14 @@ impl Ingest {
     }
 }
 
+/// Whether there is nothing left to do for a file.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Settled {
+    Yes,
+    /// Somebody else has changed its name in `.links`, which has to be looked at again.
+    No,
+}
+
 struct Sharer<'a> {
     links: OwnedFd,
     links_path: PathBuf,
@@ -149,15 +161,21 @@ impl Sharer<'_> {
             return Ok(());
         }
         let name = self.name_by_hash(here)?;
-        match self.look(&name)? {
-            Some(known) if known.st_ino == here.stat.st_ino => Ok(()),
-            Some(known) if self.is_equal(here, &name, &known)? => self.replace(here, &name),
-            Some(_) => {
-                self.remove_corrupt(&name)?;
-                self.introduce(here, &name)
+        for _ in 0..MAX_LOOKS {
+            let settled = match self.look(&name)? {
+                Some(known) if known.st_ino == here.stat.st_ino => Settled::Yes,
+                Some(known) if self.is_equal(here, &name, &known)? => self.replace(here, &name)?,
+                Some(known) => {
+                    self.remove_corrupt(&name, &known)?;
+                    Settled::No
+                }
+                None => self.introduce(here, &name)?,
+            };
+            if settled == Settled::Yes {
+                break;
             }
-            None => self.introduce(here, &name),
         }
+        Ok(())
     }
 
     /// Returns the name that the file has in `.links`.
@@ -205,8 +223,21 @@ impl Sharer<'_> {
         }
     }
 
-    fn remove_corrupt(&self, name: &CStr) -> Result<(), Error> {
+    /// Removes a name in `.links` that was found to be another file than it should be, unless
+    /// somebody else has put a better one there meanwhile.
+    fn remove_corrupt(&self, name: &CStr, corrupt: &Stat) -> Result<(), Error> {
         let path = self.path_of(name);
+        // Held for two calls: without it the second could remove what was put there after the
+        // first, and two that are made good at once would each keep a file of their own.
+        let _turn = self.take_turn()?;
+        let is_same = |found: Stat| {
+            // An inode is used again, and the file in it may have been changed.
+            let identity = |stat: &Stat| (stat.st_ino, stat.st_ctime, stat.st_ctime_nsec);
+            identity(&found) == identity(corrupt)
+        };
+        if !self.look(name)?.is_some_and(is_same) {
+            return Ok(());
+        }
         tracing::warn!(
             "removing corrupted link '{}'; there may be more corrupted paths, which \
              'nix-store --verify --check-contents --repair' finds",
@@ -218,16 +249,27 @@ impl Sharer<'_> {
         }
     }
 
+    /// Waits until nobody else removes corrupt names, which takes them no time, until what this
+    /// returns is dropped.
+    fn take_turn(&self) -> Result<OwnedFd, Error> {
+        let failed = |errno| Error::file("locking", &self.links_path, errno);
+        // A lock belongs to an opened directory, and `links` may be open in a copy.
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let opened = rustix::fs::openat(&self.links, c".", flags, Mode::empty()).map_err(failed)?;
+        rustix::fs::flock(&opened, FlockOperation::LockExclusive).map_err(failed)?;
+        Ok(opened)
+    }
+
     /// Gives the first file of its kind its name in `.links`.
-    fn introduce(&mut self, here: &Here<'_>, name: &CStr) -> Result<(), Error> {
+    fn introduce(&mut self, here: &Here<'_>, name: &CStr) -> Result<Settled, Error> {
         let flags = AtFlags::empty();
         match rustix::fs::linkat(here.parent, here.name, &self.links, name, flags) {
             Ok(()) => {
                 self.shared.insert(here.stat.st_ino);
-                Ok(())
+                Ok(Settled::Yes)
             }
-            // Somebody else was first; the next one to be added shares with them.
-            Err(Errno::EXIST) => Ok(()),
+            // Somebody else was first.
+            Err(Errno::EXIST) => Ok(Settled::No),
             // On ext4 a directory can be full; on others a file can have all the names it may. Then
             // this file is not shared.
             Err(errno @ (Errno::NOSPC | Errno::MLINK)) => {
@@ -237,25 +279,27 @@ impl Sharer<'_> {
                     path.display(),
                     here.path().display()
                 );
-                Ok(())
+                Ok(Settled::Yes)
             }
             Err(errno) => Err(self.failed("making link", name, errno)),
         }
     }
 
     /// Makes a file another name of the one in `.links`, in one step.
-    fn replace(&mut self, here: &Here<'_>, name: &CStr) -> Result<(), Error> {
+    fn replace(&mut self, here: &Here<'_>, name: &CStr) -> Result<Settled, Error> {
         let fresh = self.staging.fresh_name();
         let dir = self.staging.dir();
         match rustix::fs::linkat(&self.links, name, dir, &*fresh, AtFlags::empty()) {
             Ok(()) => {}
+            // It was the only name left, and a collector has removed it.
+            Err(Errno::NOENT) => return Ok(Settled::No),
             // Tens of thousands of names, which the empty file has soon.
             Err(Errno::MLINK) => {
                 if here.stat.st_size > 0 {
                     let path = self.path_of(name);
                     tracing::info!("'{}' has maximum number of links", path.display());
                 }
-                return Ok(());
+                return Ok(Settled::Yes);
             }
             Err(errno) => return Err(self.failed("linking to", name, errno)),
         }
@@ -266,13 +310,13 @@ impl Sharer<'_> {
             Ok(()) => {
                 self.n_linked += 1;
                 self.freed_bytes += u64::try_from(here.stat.st_size).unwrap_or(0);
-                Ok(())
+                Ok(Settled::Yes)
             }
             Err(errno) => {
                 self.staging.delete(&fresh);
                 // Some file systems count one more name while they rename.
                 if errno == Errno::MLINK {
-                    return Ok(());
+                    return Ok(Settled::Yes);
                 }
                 Err(here.failed("replacing", errno))
             }
@@ -298,3 +342,7 @@ impl Sharer<'_> {
         Error::file(operation, self.path_of(name), errno)
     }
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may panic")]
+mod tests;

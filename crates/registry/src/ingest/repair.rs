@@ -36,7 +36,20 @@ impl Ingest {
         ready: Ready<'_>,
     ) -> Result<Option<Displaced>, Error> {
         let path = ready.output.path.clone();
-        let mut staged = self.take_in(&request.scratch, ready, &request.cancel)?;
+        let staged = self.take_in(&request.scratch, ready, &request.cancel)?;
+        self.put_in_place_of(staged, path)
+    }
+
+    /// Puts something of our own directory where a valid object is corrupt or missing; returns what
+    /// made way.
+    ///
+    /// # Errors
+    /// The kernel refuses; what was at the path is there again.
+    pub(super) fn put_in_place_of(
+        &self,
+        mut staged: Staged,
+        path: StorePath,
+    ) -> Result<Option<Displaced>, Error> {
         if self.content_sync == ContentSync::Durable {
             // A power cut must not leave less than there was: most of a corrupt object is whole.
             let logical = self.logical_path(&path);
@@ -54,7 +67,7 @@ impl Ingest {
                 self.replace_in_two_steps(staged, path)
             }
             Err(errno) => Err(Error::file(
-                "moving a build output to",
+                "moving to",
                 self.layout.real_path(&path),
                 errno,
             )),

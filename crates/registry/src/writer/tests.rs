@@ -1,6 +1,6 @@
 //! Batches: one sync and one transaction for many, and the fate of the bad ones among them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc::{Receiver, channel};
 
 use rusqlite::Connection;
@@ -47,6 +47,7 @@ impl Bench {
         self.writer.queue().submit_blocking(Commit {
             registrations,
             realisations: Vec::new(),
+            signatures: BTreeMap::new(),
             done: Box::new(move |outcome| reply.send(outcome).unwrap()),
         });
         outcome
@@ -191,6 +192,7 @@ fn a_panic_in_an_answer_is_not_the_writers_end() {
     bench.writer.queue().submit_blocking(Commit {
         registrations: vec![registration(path('a', "a"), &[])],
         realisations: Vec::new(),
+        signatures: BTreeMap::new(),
         done: Box::new(|_| panic!("on purpose")),
     });
     let next = bench.submit(vec![registration(path('b', "b"), &[])]);

@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 use self::outputs::Learnt;
 use self::resolution::{InputPaths, Resolved};
 use super::questions::{
-    await_lock, discard_invalid_paths, load_derivation, warn_of_ignored_checks,
+    NotLoaded, await_lock, discard_invalid_paths, load_derivation, warn_of_ignored_checks,
 };
 use super::surroundings::{Surroundings, query_surroundings};
 use crate::error::chain;
@@ -28,11 +28,12 @@ use crate::goal::derivation::{BuilderEnding, Disk, Effect, Event, Facts, State};
 use crate::goal::recipe::Recipe;
 use crate::goal::{BuildMode, BuildTimes, GoalId, GoalKey, Outcome, PathMode, Status};
 use crate::messages::{
-    BuildSlotGranted, CancelGoal, ForcePanic, GoalEnded, GoalNews, InputFinished, InputsRequired,
-    LeaveInputs, RequestBuildSlot, RequireInputs, ServiceLost, SlotLease, WidenGoal,
+    CancelGoal, ForcePanic, GoalEnded, GoalNews, InputFinished, InputsAreCyclic, InputsRequired,
+    LeaveInputs, RequestSlot, RequireInputs, ServiceLost, SlotGranted, SlotLease, WidenGoal,
     WithdrawSlotRequest,
 };
 use crate::ports::{Ports, tell};
+use crate::slots::SlotKind;
 
 mod comparison;
 mod disposal;
@@ -40,6 +41,7 @@ mod outputs;
 mod registration;
 mod repair;
 mod resolution;
+mod substitutes;
 
 /// Brings the outputs of one derivation about.
 pub(crate) struct DerivationGoal {
@@ -150,6 +152,8 @@ impl DerivationGoal {
             Effect::QueryOutputs => self.query_outputs(ctx),
             Effect::ExamineClosure(outputs) => self.examine_closure(outputs, ctx),
             Effect::RequireRepairs(broken) => self.require_repairs(broken),
+            Effect::RequireDerivation => self.require_derivation(),
+            Effect::RequireSubstitutes(names, turn) => self.require_substitutes(&names, turn),
             Effect::RequireInputs => self.require_inputs(),
             Effect::LeaveInputs => {
                 tell(
@@ -162,7 +166,10 @@ impl DerivationGoal {
             Effect::AdoptRealisations(outcome) => self.adopt_realisations(&outcome, ctx),
             Effect::QueryClosure => self.query_surroundings(ctx),
             Effect::RequestSlot => {
-                let request = RequestBuildSlot { goal: self.id };
+                let request = RequestSlot {
+                    goal: self.id,
+                    kind: SlotKind::Build,
+                };
                 tell(&self.ports.upward.request_slot, request);
             }
             Effect::WithdrawSlotRequest => {
@@ -234,7 +241,11 @@ impl DerivationGoal {
                             recipe: Arc::new(recipe),
                         }
                     }
-                    Err(message) => Event::ServiceFailed { message },
+                    Err(NotLoaded::Missing(roots)) => {
+                        goal.roots.absorb(roots);
+                        Event::DerivationMissing
+                    }
+                    Err(NotLoaded::Failed(message)) => Event::ServiceFailed { message },
                 };
                 goal.advance(event, ctx);
             });
@@ -450,10 +461,10 @@ impl Handler<InputFinished> for DerivationGoal {
     }
 }
 
-impl Handler<BuildSlotGranted> for DerivationGoal {
+impl Handler<SlotGranted> for DerivationGoal {
     type Result = ();
 
-    fn handle(&mut self, granted: BuildSlotGranted, ctx: &mut Self::Context) {
+    fn handle(&mut self, granted: SlotGranted, ctx: &mut Self::Context) {
         let slot = granted.lease.slot;
         // A goal that ended meanwhile drops the lease, which gives the slot back.
         self.lease = self.outcome.is_none().then_some(granted.lease);
@@ -492,6 +503,16 @@ impl Handler<WidenGoal> for DerivationGoal {
         }
         let wanted = widen.wanted;
         self.advance(Event::Widened { wanted }, ctx);
+    }
+}
+
+/// Only what refers to something by another's word can refer to itself; derivations wait for paths.
+impl Handler<InputsAreCyclic> for DerivationGoal {
+    type Result = ();
+
+    fn handle(&mut self, cyclic: InputsAreCyclic, ctx: &mut Self::Context) {
+        let message = cyclic.message;
+        self.advance(Event::ServiceFailed { message }, ctx);
     }
 }
 

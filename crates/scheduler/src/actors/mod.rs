@@ -2,12 +2,13 @@
 
 mod derivation_goal;
 mod diff_hook;
-mod path_goal;
 mod questions;
 pub(crate) mod repair;
 mod scheduler;
+mod substitution_goal;
 mod surroundings;
 
 pub(crate) use derivation_goal::DerivationGoal;
-pub(crate) use path_goal::PathGoal;
 pub use scheduler::Scheduler;
+pub(crate) use scheduler::slot_counts;
+pub(crate) use substitution_goal::SubstitutionGoal;

@@ -59,23 +59,33 @@ pub(super) async fn lend_roots(ports: &Ports, paths: Vec<StorePath>) -> Result<R
         .map_err(|error| chain(&error))
 }
 
+/// Why a derivation was not loaded.
+pub(super) enum NotLoaded {
+    /// It is not in the store; if somebody brings it, this keeps it there.
+    Missing(RootsLease),
+    /// The registry failed, or the derivation is not to be trusted.
+    Failed(String),
+}
+
 /// Returns a derivation, and what keeps it in the store. One that was given need not be there, but
 /// collectors know by its path whose the directories of its build are.
 pub(super) async fn load_derivation(
     ports: Arc<Ports>,
     drv_path: StorePath,
     given: Option<Arc<Derivation>>,
-) -> Result<(Arc<Derivation>, RootsLease), String> {
-    let roots = lend_roots(&ports, vec![drv_path.clone()]).await?;
+) -> Result<(Arc<Derivation>, RootsLease), NotLoaded> {
+    let roots = lend_roots(&ports, vec![drv_path.clone()]).await;
+    let roots = roots.map_err(NotLoaded::Failed)?;
     if let Some(derivation) = given {
         return Ok((derivation, roots));
     }
     let read = ports.query_derivation.send(QueryDerivation { drv_path });
-    let derivation = read
-        .await
-        .map_err(|error| chain(&error))?
-        .map_err(|error| chain(&error))?;
-    Ok((derivation, roots))
+    match read.await {
+        Ok(Ok(derivation)) => Ok((derivation, roots)),
+        Ok(Err(registry::Error::InvalidPath { .. })) => Err(NotLoaded::Missing(roots)),
+        Ok(Err(error)) => Err(NotLoaded::Failed(chain(&error))),
+        Err(error) => Err(NotLoaded::Failed(chain(&error))),
+    }
 }
 
 /// What is asked of a derivation's outputs.

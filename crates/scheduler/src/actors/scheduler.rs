@@ -11,21 +11,23 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::Error;
 use crate::actors::derivation_goal::NewGoal;
-use crate::actors::{DerivationGoal, PathGoal};
+use crate::actors::{DerivationGoal, SubstitutionGoal};
 use crate::events::{Event, EventKind};
 use crate::goal::derivation::{
-    AfterFailure, Facts, KeepFailed, LocalBuilds, OnDifference, PostBuildHook,
+    AfterFailure, Facts, KeepFailed, LocalBuilds, OnDifference, PostBuildHook, Substitution,
 };
-use crate::goal::{BuildMode, GoalId, GoalKey, Outcome, RequestId, path};
+use crate::goal::substitution::Caches;
+use crate::goal::{BuildMode, GoalId, GoalKey, Outcome, RequestId, substitution};
 use crate::messages::{
-    BuildSlotGranted, BuildSlotReleased, CancelGoal, CancelRequests, ForcePanic, GoalEnded,
-    GoalNews, InputFinished, InputsRequired, LeaveInputs, PanickingActor, RequestBuildSlot,
-    RequireInputs, ServiceLost, SlotLease, StopScheduler, SubmitGoals, Subscribe, WidenGoal,
+    CancelGoal, CancelRequests, ForcePanic, GoalEnded, GoalNews, InputFinished, InputsAreCyclic,
+    InputsRequired, LeaveInputs, PanickingActor, RequestSlot, RequireInputs, RestGoal, ServiceLost,
+    SlotGranted, SlotLease, SlotReleased, StopScheduler, SubmitGoals, Subscribe, WidenGoal,
     WithdrawSlotRequest,
 };
 use crate::ports::{Ports, Upward};
 use crate::request::{BuildReport, Wanted};
 use crate::schedule::{Directive, Schedule};
+use crate::slots::SlotCounts;
 use crate::start::Services;
 
 /// Turns requests into goals and brings every goal to an end.
@@ -61,11 +63,27 @@ struct Client {
 /// The actor of a running goal.
 enum GoalActor {
     Derivation(Addr<DerivationGoal>),
-    Path(Addr<PathGoal>),
+    Path(Addr<SubstitutionGoal>),
+}
+
+impl GoalActor {
+    /// Tells the actor something that goals of both kinds are told.
+    fn tell<M>(&self, message: M)
+    where
+        M: Message + Send + 'static,
+        M::Result: Send,
+        DerivationGoal: Handler<M>,
+        SubstitutionGoal: Handler<M>,
+    {
+        match self {
+            Self::Derivation(addr) => addr.do_send(message),
+            Self::Path(addr) => addr.do_send(message),
+        }
+    }
 }
 
 impl Scheduler {
-    pub(crate) fn new(services: Services, n_slots: usize) -> Self {
+    pub(crate) fn new(services: Services, n_slots: SlotCounts) -> Self {
         Self {
             services,
             ports: None,
@@ -97,23 +115,24 @@ impl Scheduler {
                     n_pending,
                     ended,
                 } => {
-                    if let Some(GoalActor::Derivation(addr)) = self.goals.get(&goal) {
-                        addr.do_send(InputsRequired { n_pending, ended });
+                    if let Some(actor) = self.goals.get(&goal) {
+                        actor.tell(InputsRequired { n_pending, ended });
                     }
                 }
                 Directive::TellInput { goal, ending } => {
-                    if let Some(GoalActor::Derivation(addr)) = self.goals.get(&goal) {
-                        addr.do_send(InputFinished(ending));
+                    if let Some(actor) = self.goals.get(&goal) {
+                        actor.tell(InputFinished(ending));
                     }
                 }
+                Directive::BreakRing { goal, ring } => self.break_ring(goal, &ring),
                 Directive::Grant(grant) => {
                     let lease = SlotLease {
                         slot: grant.slot,
                         returns_to: ctx.address().downgrade().recipient(),
                     };
                     // Dropped undelivered, the lease comes straight back.
-                    if let Some(GoalActor::Derivation(addr)) = self.goals.get(&grant.goal) {
-                        addr.do_send(BuildSlotGranted { lease });
+                    if let Some(actor) = self.goals.get(&grant.goal) {
+                        actor.tell(SlotGranted { lease });
                     }
                 }
                 Directive::Cancel(goal) => self.cancel_goal(goal),
@@ -134,18 +153,25 @@ impl Scheduler {
         let printed_path = ports.store_dir.print(key.path());
         let actor = match &key {
             GoalKey::Path(path, mode) => {
-                let facts = path::Facts {
+                let settings = &client.settings;
+                let facts = substitution::Facts {
                     path: path.clone(),
                     printed_path,
                     mode: *mode,
+                    caches: match self.services.substitution(settings) {
+                        Substitution::Off => Caches::NotAsked,
+                        Substitution::Strict | Substitution::WithFallback => Caches::Asked,
+                    },
+                    after_failure: after_failure(settings),
                 };
-                GoalActor::Path(PathGoal::new(id, facts, ports).start())
+                GoalActor::Path(SubstitutionGoal::new(id, facts, ports).start())
             }
             GoalKey::Derivation(drv_path, mode) => {
                 let new = NewGoal {
                     id,
                     facts: Facts {
                         mode: *mode,
+                        substitution: self.services.substitution(&client.settings),
                         ..facts(drv_path, printed_path, &client.settings, &self.schedule)
                     },
                     settings: Arc::clone(&client.settings),
@@ -169,11 +195,26 @@ impl Scheduler {
             message: format!("{service} crashed"),
         };
         for goal in self.goals.values() {
-            match goal {
-                GoalActor::Derivation(addr) => addr.do_send(lost.clone()),
-                GoalActor::Path(addr) => addr.do_send(lost.clone()),
-            }
+            goal.tell(lost.clone());
         }
+    }
+
+    /// Fails a goal that waits for itself.
+    fn break_ring(&self, goal: GoalId, ring: &[StorePath]) {
+        let (Some(actor), Some(ports)) = (self.goals.get(&goal), &self.ports) else {
+            return;
+        };
+        let first = ring.first();
+        let paths: Vec<String> = ring
+            .iter()
+            .chain(first)
+            .map(|path| format!("'{}'", ports.store_dir.print(path)))
+            .collect();
+        let message = format!(
+            "paths refer to one another in a ring, which can never be valid: {}",
+            paths.join(" -> ")
+        );
+        actor.tell(InputsAreCyclic { message });
     }
 
     /// Learns of the end of a service when the question that it never answers is dropped.
@@ -187,10 +228,8 @@ impl Scheduler {
     }
 
     fn cancel_goal(&self, goal: GoalId) {
-        match self.goals.get(&goal) {
-            Some(GoalActor::Derivation(addr)) => addr.do_send(CancelGoal),
-            Some(GoalActor::Path(addr)) => addr.do_send(CancelGoal),
-            None => {}
+        if let Some(actor) = self.goals.get(&goal) {
+            actor.tell(CancelGoal);
         }
     }
 
@@ -291,6 +330,16 @@ fn facts(
         } else {
             OnDifference::Tell
         },
+        substitution: Substitution::Off,
+    }
+}
+
+/// Returns how many slots a scheduler of these settings has, or a request may have.
+pub(crate) fn slot_counts(settings: &Settings) -> SlotCounts {
+    SlotCounts {
+        n_builds: settings.max_jobs,
+        // Of a scheduler without any nothing could be fetched, and everything would wait for ever.
+        n_fetches: settings.max_substitution_jobs.max(1),
     }
 }
 
@@ -311,6 +360,7 @@ impl Actor for Scheduler {
             require_inputs: scheduler.clone().recipient(),
             leave_inputs: scheduler.clone().recipient(),
             request_slot: scheduler.clone().recipient(),
+            rest: scheduler.clone().recipient(),
             withdraw_slot_request: scheduler.clone().recipient(),
             news: scheduler.clone().recipient(),
             ended: scheduler.recipient(),
@@ -341,7 +391,7 @@ impl Handler<SubmitGoals> for Scheduler {
         let id = self.schedule.open_request(
             after_failure(&settings),
             request.priority,
-            settings.max_jobs,
+            slot_counts(&settings),
         );
         let (sender, receiver) = oneshot::channel();
         let keys = request
@@ -431,11 +481,20 @@ impl Handler<LeaveInputs> for Scheduler {
     }
 }
 
-impl Handler<RequestBuildSlot> for Scheduler {
+impl Handler<RestGoal> for Scheduler {
     type Result = ();
 
-    fn handle(&mut self, request: RequestBuildSlot, ctx: &mut Self::Context) {
-        let directives = self.schedule.ask_slot(request.goal);
+    fn handle(&mut self, rest: RestGoal, ctx: &mut Self::Context) {
+        let directives = self.schedule.rest(rest.goal);
+        self.carry_out(directives, ctx);
+    }
+}
+
+impl Handler<RequestSlot> for Scheduler {
+    type Result = ();
+
+    fn handle(&mut self, request: RequestSlot, ctx: &mut Self::Context) {
+        let directives = self.schedule.ask_slot(request.goal, request.kind);
         self.carry_out(directives, ctx);
     }
 }
@@ -448,10 +507,10 @@ impl Handler<WithdrawSlotRequest> for Scheduler {
     }
 }
 
-impl Handler<BuildSlotReleased> for Scheduler {
+impl Handler<SlotReleased> for Scheduler {
     type Result = ();
 
-    fn handle(&mut self, released: BuildSlotReleased, ctx: &mut Self::Context) {
+    fn handle(&mut self, released: SlotReleased, ctx: &mut Self::Context) {
         let directives = self.schedule.give_back(released.slot);
         self.carry_out(directives, ctx);
     }
@@ -499,7 +558,15 @@ impl Handler<ForcePanic> for Scheduler {
                     }
                 }
             }
+            PanickingActor::SubstitutionGoals => {
+                for goal in self.goals.values() {
+                    if let GoalActor::Path(addr) = goal {
+                        addr.do_send(ForcePanic { actor: force.actor });
+                    }
+                }
+            }
             PanickingActor::StoreRegistry
+            | PanickingActor::Substituter
             | PanickingActor::LockKeeper
             | PanickingActor::SandboxSupervisor
             | PanickingActor::BuilderSessions => self.services.force_panic(force.actor),

@@ -61,6 +61,8 @@ pub enum PathMode {
     /// To be valid.
     #[default]
     Ensure,
+    /// The same, once more: what its closure lacked has been built meanwhile (SPEC B4).
+    EnsureAgain,
     /// To have the contents that the database says, too.
     Repair,
 }

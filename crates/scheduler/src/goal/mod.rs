@@ -6,8 +6,8 @@
 pub mod derivation;
 mod key;
 mod outcome;
-pub mod path;
 pub mod recipe;
+pub mod substitution;
 
 pub use key::{BuildMode, GoalId, GoalKey, PathMode, RequestId};
 pub use outcome::{BuildTimes, FailureBits, Outcome, Status};

@@ -42,6 +42,9 @@ pub enum Status {
     NotDeterministic,
     /// No cache has the path.
     NoSubstituters,
+    /// A cache has the path, but nobody has what it refers to. Once somebody has built that, the path
+    /// can be fetched.
+    IncompleteClosure,
     /// A fixed output has other contents than promised.
     HashMismatch,
     /// Nobody wanted the goal any more.
@@ -66,7 +69,7 @@ impl Status {
             Self::CachedFailure => 7,
             Self::TimedOut => 8,
             Self::MiscFailure | Self::Cancelled | Self::Crashed => 9,
-            Self::DependencyFailed => 10,
+            Self::DependencyFailed | Self::IncompleteClosure => 10,
             Self::LogLimitExceeded => 11,
             Self::NotDeterministic => 12,
             Self::ResolvesToAlreadyValid => 13,
@@ -82,6 +85,12 @@ impl Status {
             self,
             Self::Built | Self::Substituted | Self::AlreadyValid | Self::ResolvesToAlreadyValid
         )
+    }
+
+    /// Returns whether nothing failed, and there is only nobody to fetch something from (SPEC A3).
+    #[must_use]
+    pub const fn is_absence(self) -> bool {
+        matches!(self, Self::NoSubstituters | Self::IncompleteClosure)
     }
 
     /// Returns the bits that this ending sets in the exit status (SPEC A9).
@@ -103,6 +112,7 @@ impl Status {
             | Self::DependencyFailed
             | Self::LogLimitExceeded
             | Self::NoSubstituters
+            | Self::IncompleteClosure
             | Self::Cancelled
             | Self::Crashed => 0,
         })

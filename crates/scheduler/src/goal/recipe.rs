@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use store_model::derivation::BoolAttribute;
 use store_model::derivation::output_checks::OutputChecks;
 use store_model::wanted_outputs::WantedOutputs;
 use store_model::{Derivation, DerivationKind, DerivationOutput, OutputName, Settings, StorePath};
@@ -25,6 +26,8 @@ pub struct Recipe {
     pub is_builtin: bool,
     /// Whether its inputs' paths decide what is built.
     pub resolution: Resolution,
+    /// Whether caches may be asked for its outputs (`allowSubstitutes`, `always-allow-substitutes`).
+    pub allows_substitutes: bool,
     /// Why this machine cannot build it, if so.
     pub obstacle: Option<String>,
 }
@@ -62,6 +65,7 @@ impl Recipe {
             is_fixed_output: derivation.is_fixed_output(),
             is_builtin: derivation.is_builtin(),
             resolution: resolution(derivation, settings),
+            allows_substitutes: settings.always_allow_substitutes || allows_substitutes(derivation),
             obstacle: obstacle(drv_path, derivation, settings),
         }
     }
@@ -126,6 +130,15 @@ fn resolution(derivation: &Derivation, settings: &Settings) -> Resolution {
         }
         _ => Resolution::AsWritten,
     }
+}
+
+/// Returns whether caches may be asked for a derivation's outputs. What is malformed is told when it
+/// is built.
+fn allows_substitutes(derivation: &Derivation) -> bool {
+    let attributes = derivation.attributes();
+    let allows =
+        attributes.and_then(|attributes| attributes.flag("allowSubstitutes", BoolAttribute::True));
+    allows.unwrap_or(true)
 }
 
 /// Returns why this machine cannot build a derivation: its system or its features (SPEC C1), or a

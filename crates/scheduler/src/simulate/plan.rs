@@ -61,6 +61,10 @@ pub struct Chaos {
     pub is_valid: u64,
     /// What is valid from the beginning has other contents than it should have.
     pub is_corrupt: u64,
+    /// A cache has an output; 0 where there are no caches.
+    pub cache_has_it: u64,
+    /// An output that is not to be had fails to come, and is not merely absent.
+    pub download_fails: u64,
     /// A service fails to answer.
     pub service_fails: u64,
     /// A request is cancelled at some time.
@@ -168,6 +172,8 @@ impl Plan {
             lock_is_busy: percent(60),
             is_valid: percent(60),
             is_corrupt: percent(60),
+            cache_has_it: percent(60),
+            download_fails: percent(40),
             service_fails: percent(5),
             request_is_cancelled: percent(100),
             reorder: true,

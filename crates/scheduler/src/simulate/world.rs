@@ -5,6 +5,7 @@ mod endings;
 mod registration;
 mod repair;
 mod resolution;
+mod substitution;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, HashMap};
@@ -17,15 +18,16 @@ use store_model::wanted_outputs::WantedOutputs;
 use store_model::{OutputName, StorePath};
 
 use self::registration::post_build_hook;
+use self::substitution::{slot_counts, substitution};
 use super::{Plan, Random, SimulatedGoal};
 use crate::events::{LockOwner, Round};
 use crate::goal::derivation::{
-    BuilderEnding, Disk, Effect, Event, Facts, KeepFailed, LocalBuilds, State,
+    BuilderEnding, Disk, Effect, Event, Facts, KeepFailed, LocalBuilds, State, Turn,
 };
 use crate::goal::recipe::Recipe;
 use crate::goal::{BuildMode, BuildTimes, GoalId, GoalKey, RequestId};
 use crate::schedule::{Directive, Schedule};
-use crate::slots::SlotId;
+use crate::slots::{SlotId, SlotKind};
 
 /// What a run came to.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -141,6 +143,8 @@ struct Goal {
     gives_up: bool,
     /// What was wanted of the goal that it was resolved to.
     adopts: Option<WantedOutputs>,
+    /// How often it asked the caches.
+    asked_caches: Option<Turn>,
     n_endings: u32,
 }
 
@@ -160,7 +164,7 @@ impl<'a> World<'a> {
         Self {
             plan,
             random,
-            schedule: Schedule::new(plan.n_slots),
+            schedule: Schedule::new(slot_counts(plan.n_slots)),
             queue: BinaryHeap::new(),
             n_sent: 0,
             now_ms: 0,
@@ -184,8 +188,8 @@ impl<'a> World<'a> {
 
     fn submit_requests(&mut self) -> Result<(), Violation> {
         for wanted in &self.plan.requests {
-            let cap = self.plan.n_slots;
-            let request = self.schedule.open_request(self.plan.after_failure, 0, cap);
+            let caps = slot_counts(self.plan.n_slots);
+            let request = self.schedule.open_request(self.plan.after_failure, 0, caps);
             self.n_requests += 1;
             let wanted = wanted
                 .iter()
@@ -333,6 +337,11 @@ impl<'a> World<'a> {
             }
             Effect::ExamineClosure(_) => self.examine_closure(id, idx),
             Effect::RequireRepairs(broken) => self.require_repairs(id, broken)?,
+            Effect::RequireSubstitutes(names, turn) => {
+                self.require_substitutes(id, idx, &names, turn)?
+            }
+            // Every derivation of these worlds is in the store.
+            Effect::RequireDerivation => {}
             Effect::RequireInputs => {
                 let mode = repair::mode_of_inputs(goal.facts.mode);
                 let inputs = self.plan.goals[idx]
@@ -358,7 +367,7 @@ impl<'a> World<'a> {
             Effect::AdoptRealisations(outcome) => self.adopt(id, idx, &outcome)?,
             Effect::QueryClosure => self.answer(id, Event::ClosureQueried),
             Effect::RequestSlot => {
-                let directives = self.schedule.ask_slot(id);
+                let directives = self.schedule.ask_slot(id, SlotKind::Build);
                 self.carry_out(directives)?;
             }
             Effect::WithdrawSlotRequest => self.schedule.withdraw(id),
@@ -428,6 +437,7 @@ impl<'a> World<'a> {
             sources: BTreeSet::new(),
             is_fixed_output: goal.is_fixed_output,
             is_builtin: false,
+            allows_substitutes: true,
             resolution: self.resolution(idx),
             obstacle: None,
         }
@@ -515,6 +525,12 @@ impl<'a> World<'a> {
                 }
                 Directive::Grant(grant) => self.tell(grant.goal, Event::SlotGranted(grant.slot)),
                 Directive::Cancel(goal) => self.tell(goal, Event::Cancelled),
+                Directive::BreakRing { goal, ring } => {
+                    return Err(Violation(format!(
+                        "goal {goal} is in a ring of {}",
+                        ring.len()
+                    )));
+                }
                 Directive::Reply { request, outcomes } => self.reply(request, outcomes.len())?,
                 Directive::Forget(_) => {}
             }
@@ -551,6 +567,7 @@ impl<'a> World<'a> {
             mode,
             n_rounds: self.plan.goals[idx].n_rounds,
             on_difference: self.plan.goals[idx].on_difference,
+            substitution: substitution(self.plan, idx),
         };
         let goal = Goal {
             idx,
@@ -565,6 +582,7 @@ impl<'a> World<'a> {
             registering: None,
             gives_up: false,
             adopts: None,
+            asked_caches: None,
             n_endings: 0,
         };
         self.goals.insert(id, goal);

@@ -84,15 +84,15 @@ fn every_field_has_its_place() {
 
 #[test]
 fn what_need_not_be_there_has_a_meaning_when_it_is_not() {
-    let needed: String = GOOD
-        .lines()
+    let needed: Vec<&str> = GOOD
+        .split_inclusive('\n')
         .filter(|line| {
             ["StorePath", "URL", "NarHash", "NarSize"]
                 .iter()
                 .any(|name| line.starts_with(name))
         })
-        .map(|line| format!("{line}\n"))
         .collect();
+    let needed = needed.concat();
     let narinfo = parse(&format!(
         "Later: 1\n{needed}Deriver: unknown-deriver\nSystem: x\n"
     ))
@@ -166,8 +166,8 @@ fn what_is_too_large_is_refused() {
         .collect();
     let many = GOOD.replace("0g7pm67cby4k99df400s45nvhdd06wac-a", &references.join(" "));
     assert!(parse(&many).unwrap_err().contains("more than 10000"));
-    let signatures: String = (0..101).map(|idx| format!("Sig: k:{idx}\n")).collect();
-    let many = format!("{GOOD}{signatures}");
+    let signatures: Vec<String> = (0..101).map(|idx| format!("Sig: k:{idx}\n")).collect();
+    let many = format!("{GOOD}{}", signatures.concat());
     assert!(parse(&many).unwrap_err().contains("100 signatures"));
 }
 

@@ -38,7 +38,7 @@ fn settings(caches: &[String]) -> Settings {
 
 fn start_with(settings: &Settings) -> Addr<Substituter> {
     let memory = fixtures().join("no-such-directory");
-    start(settings, StoreDir::default(), memory, &|_| None).unwrap()
+    start(settings, StoreDir::default(), Some(memory), &|_| None).unwrap()
 }
 
 fn start_caches(caches: &[&Path]) -> Addr<Substituter> {
@@ -289,7 +289,7 @@ async fn a_trusted_cache_needs_no_signatures_and_a_key_that_is_not_trusted_does_
     assert_eq!(offering(&start_with(&lenient), &simple()).await.len(), 1);
 
     untrusting.trusted_public_keys = vec!["key:AAAA".to_owned()];
-    let refused = start(&untrusting, StoreDir::default(), PathBuf::new(), &|_| None);
+    let refused = start(&untrusting, StoreDir::default(), None, &|_| None);
     assert!(matches!(refused, Err(Error::PublicKey { .. })));
 }
 

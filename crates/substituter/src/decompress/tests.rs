@@ -165,7 +165,7 @@ fn a_large_window_of_brotli_is_refused() {
 
 #[test]
 fn a_bomb_is_read_no_further_than_its_reader_wants() {
-    let zeros = vec![0; 8 << 20];
+    let zeros = vec![0; 2 << 20];
     for compression in COMPRESSED {
         let compressed = compress(compression, &zeros);
         let source = Cursor::new(compressed);

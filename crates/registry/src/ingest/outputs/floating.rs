@@ -284,6 +284,7 @@ impl Ingest {
         self.commits.submit_blocking(Commit {
             registrations,
             realisations,
+            signatures: BTreeMap::new(),
             done,
         });
     }

@@ -8,9 +8,12 @@ use super::{BuilderEnding, Disk, Facts, InputEnding, InputFailures};
 use crate::goal::recipe::Recipe;
 use crate::goal::{Outcome, Status};
 
+/// How many causes a failure quotes: whoever reads more than these looks for the first anyway.
+const MAX_CAUSES: usize = 10;
+
 impl InputFailures {
     /// Counts inputs that have ended.
-    pub(super) fn of(endings: &[InputEnding]) -> Self {
+    pub(crate) fn of(endings: &[InputEnding]) -> Self {
         let mut failures = Self::default();
         for ending in endings {
             failures.count(ending);
@@ -18,7 +21,7 @@ impl InputFailures {
         failures
     }
 
-    pub(super) fn count(&mut self, ending: &InputEnding) {
+    pub(crate) fn count(&mut self, ending: &InputEnding) {
         let outcome = &ending.outcome;
         if outcome.status.is_success() {
             return;
@@ -29,17 +32,39 @@ impl InputFailures {
         } else {
             self.root_causes.extend(outcome.root_causes.iter().cloned());
         }
-        if outcome.status == Status::NoSubstituters {
-            self.n_without_substituter += 1;
-            self.messages.push(outcome.message.clone());
+        let is_mild = outcome.status.is_absence();
+        match outcome.status {
+            Status::IncompleteClosure => self.n_incomplete += 1,
+            _ if is_mild => self.n_without_substituter += 1,
+            _ => {}
+        }
+        // Goals of derivations tell their own failures; those of paths leave it to whoever needs them.
+        if is_mild || !ending.path.is_derivation() {
+            self.note_causes(outcome);
         }
         self.bits = self.bits | outcome.failure_bits;
     }
 
+    /// Notes what was said where it began. What failed for others quotes them below its first line; many
+    /// quote the same.
+    fn note_causes(&mut self, outcome: &Outcome) {
+        let n_own = usize::from(!outcome.root_causes.is_empty());
+        let quoted = outcome.message.lines().skip(n_own);
+        let causes: Vec<String> = match n_own {
+            0 => vec![outcome.message.clone()],
+            _ => quoted.map(str::to_owned).collect(),
+        };
+        for cause in causes {
+            if self.messages.len() < MAX_CAUSES && !self.messages.contains(&cause) {
+                self.messages.push(cause);
+            }
+        }
+    }
+
     /// Returns whether an input failed in a way that makes waiting for the others pointless
     /// (SPEC A3).
-    pub(super) fn releases_the_rest(&self) -> bool {
-        self.paths.len() > self.n_without_substituter
+    pub(crate) fn releases_the_rest(&self) -> bool {
+        self.paths.len() > self.n_without_substituter + self.n_incomplete
     }
 }
 

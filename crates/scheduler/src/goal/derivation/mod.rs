@@ -2,8 +2,11 @@
 //!
 //! ```text
 //! Idle ─► LoadingDerivation ─► CheckingOutputs ─────────────────────────────► AlreadyValid
-//!                                  │ some are invalid: all will be made
-//!                                  ▼        (in a check: all are valid, else it fails)
+//!              │   ▲               │ some are invalid   (in a check: all are valid, else it fails)
+//!              ▼   │               ▼
+//!      AwaitingDerivation   RequiringSubstitutes ─► AwaitingSubstitutes ────► Substituted
+//!        (it is fetched)                                   │ nobody has them, or their closures:
+//!                                                          ▼ all will be made
 //!                     RequiringInputs ─► AwaitingInputs ─► QueryingClosure ─► failed
 //!                                                   │
 //!                                              AwaitingSlot ◄── CheckingAgain
@@ -26,6 +29,9 @@
 //!                                                   │ that differs
 //!                                                Keeping ───────────────────► failed
 //! ```
+//!
+//! Where all that was lacking is something that outputs in a cache refer to, the caches are asked once
+//! more when the inputs are there (SPEC B4): after `AwaitingInputs` comes `RequiringSubstitutes` again.
 //!
 //! In a repair an output is valid if its contents are what the database says, and where all that are
 //! wanted are, everything below them is looked at before the goal ends:
@@ -66,6 +72,7 @@ mod endings;
 mod repair;
 mod resolution;
 mod rounds;
+mod substitutes;
 mod transitions;
 
 #[cfg(test)]
@@ -105,6 +112,19 @@ pub struct Facts {
     pub n_rounds: u32,
     /// What a round that differs comes to (`enforce-determinism`).
     pub on_difference: OnDifference,
+    /// Whether caches are asked for outputs before they are built.
+    pub substitution: Substitution,
+}
+
+/// Whether caches are asked for outputs, and what follows if one fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Substitution {
+    /// There are no caches, or `substitute` is off.
+    Off,
+    /// A download that failed everywhere fails the goal.
+    Strict,
+    /// What cannot be downloaded is built (`fallback`).
+    WithFallback,
 }
 
 /// What it comes to that a round makes other outputs than the one before.
@@ -163,6 +183,11 @@ pub enum State {
         /// The outputs that are wanted so far.
         wanted: WantedOutputs,
     },
+    /// The derivation is not in the store; the scheduler was asked for it.
+    AwaitingDerivation {
+        /// The outputs that are wanted so far.
+        wanted: WantedOutputs,
+    },
     /// The derivation is known.
     Live {
         /// The derivation.
@@ -195,10 +220,23 @@ pub enum Phase {
         /// What failed so far.
         failures: InputFailures,
     },
+    /// The scheduler was asked for what the caches may have.
+    RequiringSubstitutes(Sought),
+    /// The caches are being asked, or outputs fetched.
+    AwaitingSubstitutes {
+        /// What is sought there.
+        sought: Sought,
+        /// How many outputs have not ended.
+        n_pending: usize,
+        /// What failed so far.
+        failures: InputFailures,
+    },
     /// The scheduler was asked for the inputs.
-    RequiringInputs,
+    RequiringInputs(AfterInputs),
     /// Inputs are under way.
     AwaitingInputs {
+        /// What comes then.
+        next: AfterInputs,
         /// How many have not ended.
         n_pending: usize,
         /// What failed so far.
@@ -258,6 +296,35 @@ pub struct Examined {
     pub wanted: WantedOutputs,
     /// Whether there are such.
     pub growth: Widened,
+}
+
+/// Outputs that caches are asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sought {
+    /// The outputs that are wanted, also those that were not yet when this began.
+    pub wanted: WantedOutputs,
+    /// Whether there are such.
+    pub growth: Widened,
+    /// Whether it is the first time.
+    pub turn: Turn,
+}
+
+/// How often caches were asked for the outputs of a goal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// They were not.
+    First,
+    /// Once, when something was lacking that the inputs have brought.
+    Again,
+}
+
+/// What a goal does once its inputs are there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AfterInputs {
+    /// It builds.
+    Build,
+    /// It asks the caches for these outputs once more: all that these lacked were references.
+    AskAgain(WantedOutputs),
 }
 
 /// A path below an output that is corrupt or missing.
@@ -336,6 +403,8 @@ pub struct InputFailures {
     pub root_causes: BTreeSet<StorePath>,
     /// How many of them have no substituter (SPEC A3).
     pub n_without_substituter: usize,
+    /// How many of them some cache has, but not what they refer to.
+    pub n_incomplete: usize,
     /// Their kinds of failure.
     pub bits: FailureBits,
     /// What they said, of the kinds that nobody else reports.
@@ -386,6 +455,8 @@ pub enum Event {
         /// Which.
         wanted: WantedOutputs,
     },
+    /// The derivation is not in the store.
+    DerivationMissing,
     /// The registry read and checked the derivation.
     DerivationLoaded {
         /// What it says.
@@ -501,6 +572,10 @@ pub enum Event {
 pub enum Effect {
     /// Keep the derivation from the garbage collector and read it.
     LoadDerivation,
+    /// Ask the scheduler for the derivation itself.
+    RequireDerivation,
+    /// Ask the scheduler for goals that fetch these outputs.
+    RequireSubstitutes(BTreeSet<OutputName>, Turn),
     /// Keep all outputs from the garbage collector, then ask which are invalid; in a repair, which
     /// are corrupt or missing.
     QueryOutputs,

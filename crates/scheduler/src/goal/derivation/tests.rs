@@ -3,6 +3,7 @@
 mod repair;
 mod resolution;
 mod rounds;
+mod substitutes;
 
 use std::time::SystemTime;
 
@@ -11,7 +12,7 @@ use sandbox::SetupFault;
 use super::*;
 use crate::goal::GoalId;
 use crate::goal::recipe::Resolution;
-use crate::slots::{Rank, Slots};
+use crate::slots::{Rank, SlotKind, Slots};
 
 fn path(name: &str) -> StorePath {
     format!("{}-{name}", "0".repeat(32))
@@ -30,6 +31,7 @@ fn facts() -> Facts {
         mode: BuildMode::Normal,
         n_rounds: 1,
         on_difference: OnDifference::Fail,
+        substitution: Substitution::Off,
     }
 }
 
@@ -42,6 +44,7 @@ fn recipe() -> Recipe {
         sources: BTreeSet::new(),
         is_fixed_output: false,
         is_builtin: false,
+        allows_substitutes: true,
         resolution: Resolution::AsWritten,
         obstacle: None,
     }
@@ -52,7 +55,7 @@ fn output(name: &str) -> OutputName {
 }
 
 fn slot() -> SlotId {
-    let mut slots = Slots::new(1);
+    let mut slots = Slots::new(SlotKind::Build, 1);
     let request = crate::goal::RequestId(0);
     slots.open_request(request, 1);
     slots.ask(

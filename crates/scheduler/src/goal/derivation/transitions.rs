@@ -14,9 +14,10 @@ use super::rounds::{
     build_succeeded, diff_hook_ended, not_checkable, not_hashable, output_found, outputs_compared,
     outputs_registered, start_build,
 };
+use super::substitutes::{ask_again, seek_substitutes, substitutes_changed};
 use super::{
-    AfterFailure, Attempt, BuilderEnding, Disk, Effect, Event, Facts, InputFailures, Interest,
-    KeepFailed, LocalBuilds, Made, Phase, PostBuildHook, State,
+    AfterFailure, AfterInputs, Attempt, BuilderEnding, Disk, Effect, Event, Facts, InputEnding,
+    InputFailures, Interest, KeepFailed, LocalBuilds, Made, Phase, PostBuildHook, State, Turn,
 };
 use crate::events::WaitReason;
 use crate::goal::recipe::{Recipe, Resolution};
@@ -39,6 +40,30 @@ impl State {
             (Self::LoadingDerivation { mut wanted }, Event::Widened { wanted: more }) => {
                 let _grown = wanted.widen(&more);
                 (Self::LoadingDerivation { wanted }, vec![])
+            }
+            (Self::AwaitingDerivation { mut wanted }, Event::Widened { wanted: more }) => {
+                let _grown = wanted.widen(&more);
+                (Self::AwaitingDerivation { wanted }, vec![])
+            }
+            (Self::LoadingDerivation { wanted }, Event::DerivationMissing) => (
+                Self::AwaitingDerivation { wanted },
+                vec![Effect::RequireDerivation],
+            ),
+            (Self::AwaitingDerivation { wanted }, Event::InputsRequired { mut ended, .. }) => {
+                match ended.pop() {
+                    Some(ending) => derivation_fetched(facts, wanted, &ending),
+                    None => (Self::AwaitingDerivation { wanted }, vec![]),
+                }
+            }
+            (Self::AwaitingDerivation { wanted }, Event::InputFinished(ending)) => {
+                derivation_fetched(facts, wanted, &ending)
+            }
+            (Self::AwaitingDerivation { .. }, Event::ServiceFailed { message }) => end(
+                vec![Effect::LeaveInputs],
+                Outcome::failure(Status::MiscFailure, message),
+            ),
+            (Self::AwaitingDerivation { .. }, Event::Cancelled) => {
+                end(vec![Effect::LeaveInputs], cancelled(facts))
             }
             (Self::LoadingDerivation { wanted }, Event::DerivationLoaded { recipe }) => {
                 check_outputs(facts, recipe, wanted)
@@ -92,18 +117,35 @@ impl Phase {
                 failures.count(&ending);
                 repairs_changed(facts, recipe, examined, n_pending - 1, failures)
             }
-            (Self::RequiringInputs, Event::InputsRequired { n_pending, ended }) => {
-                inputs_changed(facts, recipe, n_pending, InputFailures::of(&ended))
+            (Self::RequiringSubstitutes(sought), Event::InputsRequired { n_pending, ended }) => {
+                let failures = InputFailures::of(&ended);
+                substitutes_changed(facts, recipe, sought, n_pending, failures)
             }
             (
-                Self::AwaitingInputs {
+                Self::AwaitingSubstitutes {
+                    sought,
                     n_pending,
                     mut failures,
                 },
                 Event::InputFinished(ending),
             ) => {
                 failures.count(&ending);
-                inputs_changed(facts, recipe, n_pending - 1, failures)
+                substitutes_changed(facts, recipe, sought, n_pending - 1, failures)
+            }
+            (Self::RequiringInputs(next), Event::InputsRequired { n_pending, ended }) => {
+                let failures = InputFailures::of(&ended);
+                inputs_changed(facts, recipe, next, n_pending, failures)
+            }
+            (
+                Self::AwaitingInputs {
+                    next,
+                    n_pending,
+                    mut failures,
+                },
+                Event::InputFinished(ending),
+            ) => {
+                failures.count(&ending);
+                inputs_changed(facts, recipe, next, n_pending - 1, failures)
             }
             (Self::Resolving, Event::Resolved { drv_path }) => require_resolved(recipe, drv_path),
             (Self::RequiringResolved, Event::InputsRequired { ended, .. }) => {
@@ -246,6 +288,38 @@ impl Phase {
                 };
                 live(recipe, phase, vec![])
             }
+            Self::RequiringSubstitutes(sought) => live(
+                recipe,
+                Self::RequiringSubstitutes(sought.widen(more)),
+                vec![],
+            ),
+            Self::AwaitingSubstitutes {
+                sought,
+                n_pending,
+                failures,
+            } => {
+                let phase = Self::AwaitingSubstitutes {
+                    sought: sought.widen(more),
+                    n_pending,
+                    failures,
+                };
+                live(recipe, phase, vec![])
+            }
+            Self::RequiringInputs(next) => {
+                live(recipe, Self::RequiringInputs(next.widen(more)), vec![])
+            }
+            Self::AwaitingInputs {
+                next,
+                n_pending,
+                failures,
+            } => {
+                let phase = Self::AwaitingInputs {
+                    next: next.widen(more),
+                    n_pending,
+                    failures,
+                };
+                live(recipe, phase, vec![])
+            }
             phase => live(recipe, phase, vec![]),
         }
     }
@@ -294,7 +368,9 @@ impl Phase {
             | Self::QueryingClosure
             | Self::AwaitingLock
             | Self::CheckingAgain => vec![],
-            Self::RequiringInputs
+            Self::RequiringSubstitutes(_)
+            | Self::AwaitingSubstitutes { .. }
+            | Self::RequiringInputs(_)
             | Self::AwaitingInputs { .. }
             | Self::RequiringRepairs(_)
             | Self::AwaitingRepairs { .. }
@@ -411,30 +487,85 @@ fn outputs_checked(
         BuildMode::Hash if !recipe.is_hashable() => return end(vec![], not_hashable(facts)),
         BuildMode::Normal | BuildMode::Repair | BuildMode::Hash => {}
     }
-    if let Some(obstacle) = &recipe.obstacle {
-        let message = obstacle.clone();
+    match facts.mode {
+        BuildMode::Normal | BuildMode::Repair => {
+            seek_substitutes(facts, recipe, wanted, invalid, Turn::First)
+        }
+        BuildMode::Check | BuildMode::Hash => build(facts, recipe, AfterInputs::Build),
+    }
+}
+
+/// Goes on to the inputs, unless this machine cannot build.
+pub(super) fn build(facts: &Facts, recipe: Arc<Recipe>, next: AfterInputs) -> Step {
+    // Who may still get the outputs from a cache needs the inputs all the same.
+    let obstacle = match next {
+        AfterInputs::Build => obstacle(facts, &recipe),
+        AfterInputs::AskAgain(_) => None,
+    };
+    match obstacle {
+        Some(message) => end(vec![], Outcome::failure(Status::MiscFailure, message)),
+        None => live(
+            recipe,
+            Phase::RequiringInputs(next),
+            vec![Effect::RequireInputs],
+        ),
+    }
+}
+
+/// Goes on to build when the inputs are there, unless this machine cannot.
+pub(super) fn build_with_inputs(facts: &Facts, recipe: Arc<Recipe>) -> Step {
+    if let Some(message) = obstacle(facts, &recipe) {
         return end(vec![], Outcome::failure(Status::MiscFailure, message));
     }
-    if facts.local_builds == LocalBuilds::Forbidden {
-        let message = format!(
+    let (phase, effect) = match recipe.resolution {
+        Resolution::AsWritten => (Phase::QueryingClosure, Effect::QueryClosure),
+        Resolution::WithInputs => (Phase::Resolving, Effect::Resolve),
+    };
+    live(recipe, phase, vec![effect])
+}
+
+/// Returns why this machine cannot build the derivation, if so.
+fn obstacle(facts: &Facts, recipe: &Recipe) -> Option<String> {
+    let forbidden = || {
+        format!(
             "unable to build '{}': 'max-jobs' is 0 and no build machine takes it",
             facts.printed_path
+        )
+    };
+    let is_forbidden = facts.local_builds == LocalBuilds::Forbidden;
+    recipe
+        .obstacle
+        .clone()
+        .or_else(|| is_forbidden.then(forbidden))
+}
+
+/// Reads the derivation once it was fetched.
+fn derivation_fetched(facts: &Facts, wanted: WantedOutputs, ending: &InputEnding) -> Step {
+    if ending.outcome.status.is_success() {
+        return (
+            State::LoadingDerivation { wanted },
+            vec![Effect::LoadDerivation],
         );
-        return end(vec![], Outcome::failure(Status::MiscFailure, message));
     }
-    live(recipe, Phase::RequiringInputs, vec![Effect::RequireInputs])
+    let message = format!(
+        "cannot build missing derivation '{}': {}",
+        facts.printed_path, ending.outcome.message
+    );
+    end(vec![], Outcome::failure(Status::MiscFailure, message))
 }
 
 /// Decides what follows when an input has ended, or when it is known how many there are.
 fn inputs_changed(
     facts: &Facts,
     recipe: Arc<Recipe>,
+    next: AfterInputs,
     n_pending: usize,
     failures: InputFailures,
 ) -> Step {
     let gives_up = facts.after_failure == AfterFailure::Stop && failures.releases_the_rest();
     if n_pending > 0 && !gives_up {
         let phase = Phase::AwaitingInputs {
+            next,
             n_pending,
             failures,
         };
@@ -442,11 +573,10 @@ fn inputs_changed(
         return live(recipe, phase, effects);
     }
     if failures.paths.is_empty() {
-        let (phase, effect) = match recipe.resolution {
-            Resolution::AsWritten => (Phase::QueryingClosure, Effect::QueryClosure),
-            Resolution::WithInputs => (Phase::Resolving, Effect::Resolve),
+        return match next {
+            AfterInputs::Build => build_with_inputs(facts, recipe),
+            AfterInputs::AskAgain(wanted) => ask_again(recipe, wanted),
         };
-        return live(recipe, phase, vec![effect]);
     }
     let effects = if n_pending > 0 {
         vec![Effect::LeaveInputs]

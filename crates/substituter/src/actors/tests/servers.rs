@@ -46,7 +46,14 @@ impl Run {
             unix: Arc::new(move || unix.load(Ordering::SeqCst)),
         };
         let memory = self.memory.path().to_owned();
-        start_with_clocks(settings, StoreDir::default(), memory, &|_| None, &clocks).unwrap()
+        start_with_clocks(
+            settings,
+            StoreDir::default(),
+            Some(memory),
+            &|_| None,
+            &clocks,
+        )
+        .unwrap()
     }
 
     fn let_pass(&self, time: Duration) {
@@ -265,7 +272,7 @@ async fn a_server_that_is_down_or_fails_is_left_alone() {
 }
 
 #[actix::test]
-async fn a_server_that_comes_back_is_found_to_by_a_probe_that_nobody_waits_for() {
+async fn a_server_that_comes_back_is_found_by_a_probe_that_nobody_waits_for() {
     let root = fixtures().join("cache-xz");
     let is_well = Arc::new(std::sync::atomic::AtomicBool::new(false));
     let (well, (probed, mut probes)) =
@@ -289,9 +296,14 @@ async fn a_server_that_comes_back_is_found_to_by_a_probe_that_nobody_waits_for()
     assert!(offering(&substituter, &simple()).await.is_empty());
     assert_eq!(probes.recv().await.unwrap(), "/nix-cache-info");
     // What the probe found is a message to the actor, which comes when it comes.
-    while offering(&substituter, &simple()).await.is_empty() {
-        tokio::task::yield_now().await;
-    }
+    let found = async {
+        while offering(&substituter, &simple()).await.is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), found)
+        .await
+        .unwrap();
     let offers = ask(&substituter, &simple(), Freshness::Fresh).await.offers;
     fetch(&substituter, &offers[0]).await.unwrap();
 }
