@@ -1,5 +1,6 @@
 //! End-to-end tests: the real programs, in a fresh store each, beside genuine Nix.
 
+mod cache_server;
 mod harness;
 mod structure;
 

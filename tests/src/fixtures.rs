@@ -54,6 +54,18 @@ impl Fixtures {
         self.dir.join("src")
     }
 
+    /// Returns the cache whose archives are compressed in this way (`none`, `xz`, `br`...).
+    #[must_use]
+    pub fn cache(&self, compression: &str) -> PathBuf {
+        self.dir.join(format!("cache-{compression}"))
+    }
+
+    /// Returns the key that the caches are signed with, for `trusted-public-keys`.
+    #[must_use]
+    pub fn public_key(&self) -> String {
+        self.read("keys/TEST-ONLY.pub").trim().to_owned()
+    }
+
     /// Returns attribute and derivation path of one group of `attributes.json`.
     #[must_use]
     pub fn group(&self, name: &str) -> BTreeMap<String, String> {

@@ -35,6 +35,7 @@ pub mod graph;
 pub mod hand_over;
 pub mod signals;
 
+pub mod cache_server;
 pub mod canary;
 pub mod damage;
 pub mod debris;

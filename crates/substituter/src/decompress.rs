@@ -2,8 +2,8 @@
 //!
 //! What is compressed comes from whoever answers for a cache, so every kind is limited in memory
 //! whatever its header asks for, and a stream that is cut off or followed by something else is an
-//! error and never the end of the archive (SECURITY P14). How much comes out is for the reader to limit: it
-//! knows the size that was signed.
+//! error and never the end of the archive (SECURITY P14). How much comes out is for the reader to
+//! limit: it knows the size that was signed.
 
 use std::io::{self, BufReader, Read};
 

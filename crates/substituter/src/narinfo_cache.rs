@@ -41,8 +41,18 @@ const SCHEMA: &str = "
         notedAt  integer not null,
         primary key (cache, file)
     ) strict, without rowid;
+    create table LastCleaning (
+        at       integer not null
+    ) strict;
+    insert into LastCleaning values (0);
     pragma user_version = 1;
 ";
+
+/// How many tables that are.
+const N_TABLES: i64 = 2;
+
+/// How many seconds pass between looking for what is too old, which reads all there is.
+const CLEANING_INTERVAL: i64 = 24 * 60 * 60;
 
 /// How long another process that writes is waited for.
 const BUSY_LIMIT: Duration = Duration::from_secs(5);
@@ -137,7 +147,8 @@ pub(crate) struct NarInfoCache {
 }
 
 impl NarInfoCache {
-    /// Starts the thread. `now` is for deleting what is too old.
+    /// Starts the thread, which opens the database when it is first asked something. `now` is for
+    /// deleting what is too old.
     ///
     /// # Errors
     /// The kernel refuses the thread.
@@ -147,13 +158,15 @@ impl NarInfoCache {
         now: UnixTime,
     ) -> Result<(Self, JoinHandle<()>), Error> {
         // Without a bound: there is one request for each question that a goal waits for.
-        let (requests, receiver) = mpsc::unbounded_channel();
+        let (requests, mut receiver) = mpsc::unbounded_channel();
         let thread = std::thread::Builder::new()
             .name("narinfo-cache".to_owned())
             .spawn(move || {
-                let mut keeper = Keeper::open(&dir, lifetimes);
-                keeper.delete_old(now);
-                keeper.serve(receiver);
+                if let Some(first) = receiver.blocking_recv() {
+                    let mut keeper = Keeper::open(&dir, lifetimes);
+                    keeper.clean(now);
+                    keeper.serve(first, receiver);
+                }
             })
             .map_err(|source| Error::StartThreads { source })?;
         Ok((Self { requests }, thread))
@@ -206,15 +219,20 @@ impl Keeper {
         }
     }
 
-    fn serve(&mut self, mut requests: mpsc::UnboundedReceiver<Request>) {
-        while let Some(first) = requests.blocking_recv() {
-            let mut batch = vec![first];
+    /// Attends to requests, of which `next` is the first, until nobody can make any.
+    fn serve(&mut self, mut next: Request, mut requests: mpsc::UnboundedReceiver<Request>) {
+        loop {
+            let mut batch = vec![next];
             while batch.len() < MAX_BATCH
-                && let Ok(next) = requests.try_recv()
+                && let Ok(request) = requests.try_recv()
             {
-                batch.push(next);
+                batch.push(request);
             }
             self.attend(batch);
+            match requests.blocking_recv() {
+                Some(request) => next = request,
+                None => return,
+            }
         }
     }
 
@@ -236,14 +254,24 @@ impl Keeper {
         }
     }
 
-    fn delete_old(&mut self, now: UnixTime) {
+    /// Deletes what is too old for everybody, once a day.
+    fn clean(&mut self, now: UnixTime) {
         self.with(|connection, lifetimes| {
+            let last: UnixTime =
+                connection.query_row("select at from LastCleaning", [], |row| row.get(0))?;
+            // A clock that went back does not put it off for ever.
+            if (0..CLEANING_INTERVAL).contains(&now.saturating_sub(last)) {
+                return Ok(());
+            }
             let longest = i64::try_from(lifetimes.longest().as_secs()).unwrap_or(i64::MAX);
-            connection.execute(
+            let transaction =
+                connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            transaction.execute(
                 "delete from Files where notedAt < ? or notedAt > ?",
                 params![now.saturating_sub(longest), now],
             )?;
-            Ok(())
+            transaction.execute("update LastCleaning set at = ?", [now])?;
+            transaction.commit()
         });
     }
 
@@ -310,7 +338,7 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
         transaction.query_row("select count(*) from sqlite_schema", [], |row| row.get(0))?;
     match (version, n_tables) {
         (0, 0) => transaction.execute_batch(SCHEMA)?,
-        (SCHEMA_VERSION, 1) => {}
+        (SCHEMA_VERSION, N_TABLES) => {}
         _ => return Err(not_ours()),
     }
     transaction.commit()?;
@@ -445,9 +473,13 @@ mod tests {
 
         /// Does something with a process's own thread, and waits until that has ended.
         async fn run<T>(&self, work: impl AsyncFnOnce(&NarInfoCache) -> T) -> T {
+            self.run_at(NOW, work).await
+        }
+
+        async fn run_at<T>(&self, now: UnixTime, work: impl AsyncFnOnce(&NarInfoCache) -> T) -> T {
             let lifetimes = Lifetimes::from_settings(&Settings::default());
             let dir = self.dir.path().join("goalctl");
-            let (cache, thread) = NarInfoCache::start(dir, lifetimes, NOW).unwrap();
+            let (cache, thread) = NarInfoCache::start(dir, lifetimes, now).unwrap();
             let outcome = work(&cache).await;
             drop(cache);
             thread.join().unwrap();
@@ -522,21 +554,31 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_too_old_or_from_the_future_is_deleted_at_the_next_start() {
+    async fn what_is_too_old_or_from_the_future_is_deleted_once_a_day() {
         let bench = Bench::new();
-        bench
-            .run(async |cache| {
-                cache.note(key("old"), contents("text"), NOW - 31 * 24 * HOUR);
-                cache.note(key("future"), contents("text"), NOW + 1);
-                cache.note(key("good"), contents("text"), NOW - HOUR);
-            })
-            .await;
-        bench.run(async |_| ()).await;
-        let connection = Connection::open(bench.file()).unwrap();
-        let files: String = connection
-            .query_row("select group_concat(file) from Files", [], |row| row.get(0))
-            .unwrap();
-        assert_eq!(files, "good");
+        let note_three = async |cache: &NarInfoCache| {
+            cache.note(key("old"), contents("text"), NOW - 31 * 24 * HOUR);
+            cache.note(key("future"), contents("text"), NOW + 25 * HOUR);
+            cache.note(key("good"), contents("text"), NOW - HOUR);
+        };
+        let files = || -> String {
+            let connection = Connection::open(bench.file()).unwrap();
+            let question = "select group_concat(file) from Files";
+            connection
+                .query_row(question, [], |row| row.get(0))
+                .unwrap()
+        };
+        bench.run(note_three).await;
+        assert_eq!(files(), "future,good,old");
+        let look = async |cache: &NarInfoCache| drop(cache.recall(key("good"), NOW).await);
+        for (now, left) in [
+            (NOW + 23 * HOUR, "future,good,old"),
+            (NOW + 24 * HOUR, "good"),
+            (NOW - 1, "good"),
+        ] {
+            bench.run_at(now, look).await;
+            assert_eq!(files(), left);
+        }
     }
 
     #[tokio::test]

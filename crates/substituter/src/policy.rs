@@ -137,7 +137,9 @@ impl Breaker {
     pub(crate) fn failed(&mut self, failure: Failure, now: Duration, jitter: f64) -> Verdict {
         let asked_for = match failure {
             // Either one answer among many that come is missing, or nothing comes at all.
-            Failure::NoAnswer { asked_at, .. } if self.last_success > Some(asked_at) => {
+            Failure::NoAnswer { asked_at, .. }
+                if self.state == State::Asked && self.last_success > Some(asked_at) =>
+            {
                 return Verdict::Tolerated;
             }
             Failure::BadOffer => {
@@ -299,37 +301,63 @@ mod tests {
         );
     }
 
+    #[test]
+    fn a_probe_that_fails_leaves_the_cache_alone_though_an_earlier_answer_came_late() {
+        let mut breaker = Breaker::default();
+        breaker.failed(NO_ANSWER, seconds(1), 0.0);
+        assert_eq!(breaker.allows(seconds(11)), Leave::Probe);
+        breaker.succeeded(seconds(12));
+        let probe = Failure::NoAnswer {
+            asked_at: seconds(11),
+            retry_after: None,
+        };
+        breaker.failed(probe, seconds(16), 0.0);
+        assert_eq!(breaker.allows(seconds(17)), Leave::Skip);
+        assert_eq!(breaker.allows(seconds(36)), Leave::Probe);
+    }
+
     proptest! {
         #[test]
-        fn a_cache_is_always_asked_again_and_never_probed_twice_at_once(
-            steps in proptest::collection::vec((0..5_u8, 0..400_u64, 0.0..1.0_f64), 1..80)
+        fn whatever_happens_a_cache_is_asked_again(
+            steps in proptest::collection::vec((0..6_u8, 0..400_u64, 0.0..1.0_f64), 1..80)
         ) {
             let mut breaker = Breaker::default();
             let mut now = seconds(0);
-            let mut is_probed = false;
+            // When a probe was sent whose answer is still to come.
+            let mut probe = None;
             for (kind, wait, jitter) in steps {
                 now += seconds(wait);
-                match kind {
-                    0 => {
-                        let leave = breaker.allows(now);
-                        prop_assert_eq!(leave == Leave::Ask, !breaker.is_open());
-                        if leave == Leave::Probe {
-                            prop_assert!(!is_probed);
-                            is_probed = true;
-                        }
-                    }
-                    1 => breaker.succeeded(now),
-                    2 if is_probed => {
+                match (kind, probe) {
+                    (0, _) => match breaker.allows(now) {
+                        Leave::Ask => prop_assert!(!breaker.is_open()),
+                        Leave::Skip => prop_assert!(breaker.is_open()),
+                        Leave::Probe => probe = Some(now),
+                    },
+                    (1, _) => breaker.succeeded(now),
+                    (2, Some(_)) => {
                         breaker.probe_succeeded(now);
-                        is_probed = false;
+                        probe = None;
+                        prop_assert!(!breaker.is_open());
+                    }
+                    (3, Some(asked_at)) => {
+                        let failure = Failure::NoAnswer { asked_at, retry_after: None };
+                        breaker.failed(failure, now, jitter);
+                        probe = None;
+                    }
+                    (4, _) => {
+                        breaker.failed(Failure::BadOffer, now, jitter);
                     }
                     _ => {
-                        breaker.failed(NO_ANSWER, now, jitter);
-                        is_probed = false;
-                        let mut later = breaker.clone();
-                        prop_assert_eq!(later.allows(now + LONGEST_PAUSE), Leave::Probe);
+                        let asked_at = now.saturating_sub(seconds(wait / 2));
+                        let failure = Failure::NoAnswer { asked_at, retry_after: None };
+                        breaker.failed(failure, now, jitter);
                     }
                 }
+                // However long it is left alone, some time somebody is told to probe it, or a probe
+                // is out already.
+                let mut later = breaker.clone();
+                let leave = later.allows(now + LONGEST_PAUSE);
+                prop_assert!(leave != Leave::Skip || probe.is_some());
             }
         }
     }

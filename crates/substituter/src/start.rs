@@ -24,8 +24,8 @@ use crate::trust::{Signatures, Trust};
 /// asked anything before somebody wants a path.
 ///
 /// `store_dir` is the directory that paths are named by, `cache_dir` one of the user's own where
-/// answers are remembered, if anywhere, and `environment` the variables that name proxies and certificates.
-/// A cache that cannot be asked at all is a warning.
+/// answers are remembered, if anywhere, and `environment` the variables that name proxies and
+/// certificates. A cache that cannot be asked at all is a warning.
 ///
 /// # Errors
 /// A key is malformed, or the kernel refuses a thread.
@@ -70,20 +70,13 @@ pub(crate) fn start_with(
     } else {
         None
     };
-    let mut connector = Connector::new(settings, environment);
+    let connector = Connector::new(settings, environment);
     let mut caches = Vec::new();
     for address in addresses {
         let name = Arc::clone(&address.name);
         for parameter in &address.unknown {
             tracing::warn!("'{name}' has a parameter that means nothing here: '{parameter}'");
         }
-        let transport = match connector.connect(&address) {
-            Ok(transport) => transport,
-            Err(reason) => {
-                tracing::warn!("'{name}' is not used: {reason}");
-                continue;
-            }
-        };
         let signatures = if address.is_trusted {
             Signatures::Optional
         } else {
@@ -91,7 +84,7 @@ pub(crate) fn start_with(
         };
         let client = Arc::new(Client {
             name: Arc::clone(&name),
-            transport,
+            transport: connector.connect(&address),
             trust: Arc::clone(&trust),
             signatures,
             answer_timeout: settings.cache_answer_timeout,

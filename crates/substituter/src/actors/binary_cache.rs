@@ -1,5 +1,6 @@
 //! One cache: who waits for which of its answers, and how well it is.
 
+use std::cmp;
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::sync::Arc;
@@ -86,18 +87,22 @@ struct PathAnswered {
     heard: Heard,
 }
 
-/// Sent by the task that began a download and could not.
+/// Sent by the task that began a download.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-struct OpenFailed {
+struct OpenEnded {
     path: StorePath,
-    failure: OpenFailure,
+    end: OpenEnd,
 }
 
+/// What the beginning of a download says of the cache.
 #[derive(Debug)]
-enum OpenFailure {
+enum OpenEnd {
+    Opened,
     Missing,
     NoAnswer(NoAnswer),
+    /// Nothing.
+    Broken,
 }
 
 /// What is asked for, once however many want to know.
@@ -243,11 +248,14 @@ impl BinaryCache {
         self.n_refusals += 1;
         let path = self.client.trust.store_dir.print(path);
         let cache = &self.client.name;
-        if self.n_refusals <= MAX_REFUSALS_TOLD {
-            tracing::warn!("not taking '{path}' from '{cache}': {reason}");
-        }
-        if self.n_refusals == MAX_REFUSALS_TOLD {
-            tracing::warn!("what else '{cache}' offers and is not taken is not told");
+        match self.n_refusals.cmp(&(MAX_REFUSALS_TOLD + 1)) {
+            cmp::Ordering::Less => {
+                tracing::warn!("not taking '{path}' from '{cache}': {reason}");
+            }
+            cmp::Ordering::Equal => {
+                tracing::warn!("what else is not taken from '{cache}' is not told");
+            }
+            cmp::Ordering::Greater => {}
         }
     }
 
@@ -282,30 +290,27 @@ impl Handler<InfoAnswered> for BinaryCache {
     type Result = ();
 
     fn handle(&mut self, InfoAnswered(heard): InfoAnswered, ctx: &mut Context<Self>) {
-        // A probe leaves what was known before in force if it fails.
-        let waiting = match &mut self.info {
-            Info::Asked(waiting) => std::mem::take(waiting),
-            Info::Unknown | Info::Known(_) | Info::Unusable => Vec::new(),
+        let (known, waiting) = match std::mem::replace(&mut self.info, Info::Unknown) {
+            Info::Asked(waiting) => (Info::Unknown, waiting),
+            // It was a probe.
+            known @ (Info::Unknown | Info::Known(_) | Info::Unusable) => (known, Vec::new()),
         };
-        let was_asked = matches!(self.info, Info::Asked(_));
-        match heard {
-            InfoHeard::Remembered(info) => self.info = Info::Known(info),
+        self.info = match heard {
+            InfoHeard::Remembered(info) => Info::Known(info),
             InfoHeard::Usable(info) => {
                 self.breaker.probe_succeeded(self.now());
                 self.client.is_left_alone.store(false, Ordering::Relaxed);
-                self.info = Info::Known(info);
+                Info::Known(info)
             }
             InfoHeard::Unusable(reason) => {
                 tracing::warn!("'{}' is not used: {reason}", self.client.name);
-                self.info = Info::Unusable;
+                Info::Unusable
             }
             InfoHeard::NoAnswer(why) => {
                 self.miss(&why);
+                known
             }
-        }
-        if was_asked && matches!(self.info, Info::Asked(_)) {
-            self.info = Info::Unknown;
-        }
+        };
         for question in waiting {
             self.begin(question, ctx);
         }
@@ -374,11 +379,11 @@ impl Handler<OpenNar> for BinaryCache {
         let asked_at = self.now();
         self.runtime.spawn(async move {
             let result = client.open(&asked.narinfo, asked.progress, wanted).await;
-            if let Err(error) = &result
-                && let Some(failure) = OpenFailure::of(error, asked_at)
-            {
-                cache.do_send(OpenFailed { path, failure });
-            }
+            let end = match &result {
+                Ok(_) => OpenEnd::Opened,
+                Err(error) => OpenEnd::of(error, asked_at),
+            };
+            cache.do_send(OpenEnded { path, end });
             // The asker may be gone: then this ends the transfer.
             let _asker_gone = reply.send(result);
         });
@@ -400,31 +405,32 @@ impl Handler<OpenNar> for BinaryCache {
     }
 }
 
-impl OpenFailure {
-    /// Returns what a download that failed says of the cache, if it says anything.
-    fn of(error: &TransportError, asked_at: Duration) -> Option<Self> {
+impl OpenEnd {
+    fn of(error: &TransportError, asked_at: Duration) -> Self {
         match error {
-            TransportError::Missing { .. } => Some(Self::Missing),
-            TransportError::NoAnswer { retry_after, .. } => Some(Self::NoAnswer(NoAnswer {
+            TransportError::Missing { .. } => Self::Missing,
+            TransportError::NoAnswer { retry_after, .. } => Self::NoAnswer(NoAnswer {
                 asked_at,
                 reason: chain(error),
                 retry_after: *retry_after,
-            })),
-            TransportError::Broken { .. } => None,
+            }),
+            TransportError::Broken { .. } => Self::Broken,
         }
     }
 }
 
-impl Handler<OpenFailed> for BinaryCache {
+impl Handler<OpenEnded> for BinaryCache {
     type Result = ();
 
-    fn handle(&mut self, failed: OpenFailed, _: &mut Context<Self>) {
-        match failed.failure {
+    fn handle(&mut self, ended: OpenEnded, _: &mut Context<Self>) {
+        match ended.end {
+            OpenEnd::Opened => self.breaker.succeeded(self.now()),
             // The archive was deleted since the answer was noted.
-            OpenFailure::Missing => self.client.forget(&failed.path),
-            OpenFailure::NoAnswer(why) => {
+            OpenEnd::Missing => self.client.forget(&ended.path),
+            OpenEnd::NoAnswer(why) => {
                 self.miss(&why);
             }
+            OpenEnd::Broken => {}
         }
     }
 }

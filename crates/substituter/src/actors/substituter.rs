@@ -54,8 +54,8 @@ impl Substituter {
 
 /// Asks all caches for one path.
 ///
-/// Each cache limits by itself how long it is waited for; once one has the path, all the others together have
-/// `patience`.
+/// Each cache limits by itself how long it is waited for; once one has the path, all the others
+/// together have `patience`.
 async fn query(
     caches: Vec<Cache>,
     path: StorePath,

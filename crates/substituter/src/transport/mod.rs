@@ -15,13 +15,14 @@ use store_model::narinfo::RelativeUrl;
 use tokio::sync::oneshot;
 
 use crate::address::{CacheAddress, Place};
-use crate::error::chain;
 
 mod file;
 mod http;
+mod server;
 
 use file::FileTransport;
-use http::{HttpError, HttpTransport, Provisions, Web};
+use http::Sources;
+use server::{ServerTransport, SharedWeb};
 
 /// Where the bytes of one cache come from.
 pub(crate) trait Transport: Send + Sync + fmt::Debug {
@@ -56,49 +57,29 @@ pub(crate) struct OpenRequest {
     pub(crate) ended: oneshot::Receiver<()>,
 }
 
-/// Makes transports. What those to servers share is made with the first of them.
-pub(crate) struct Connector<'a> {
-    settings: &'a Settings,
-    environment: &'a dyn Fn(&str) -> Option<String>,
-    web: Option<Arc<Web>>,
+/// Makes transports.
+pub(crate) struct Connector {
+    shared: Arc<SharedWeb>,
 }
 
-impl<'a> Connector<'a> {
+impl Connector {
     /// Takes the settings, and the variables that name proxies and certificates.
-    pub(crate) fn new(
-        settings: &'a Settings,
-        environment: &'a dyn Fn(&str) -> Option<String>,
-    ) -> Self {
+    pub(crate) fn new(settings: &Settings, environment: &dyn Fn(&str) -> Option<String>) -> Self {
         Self {
-            settings,
-            environment,
-            web: None,
+            shared: Arc::new(SharedWeb::new(Sources::new(settings, environment))),
         }
     }
 
-    /// Returns what reads the cache at `address`; nothing is asked yet.
-    ///
-    /// # Errors
-    /// It cannot be read at all; the text says why.
-    pub(crate) fn connect(&mut self, address: &CacheAddress) -> Result<Box<dyn Transport>, String> {
+    /// Returns what reads the cache at `address`; nothing is asked or read yet.
+    pub(crate) fn connect(&self, address: &CacheAddress) -> Box<dyn Transport> {
         match &address.place {
-            Place::Directory(root) => Ok(Box::new(FileTransport::new(root.clone()))),
-            Place::Server(url) => {
-                let transport = self.web().and_then(|web| HttpTransport::new(web, url));
-                let transport = transport.map_err(|error| chain(&error))?;
-                Ok(Box::new(transport))
-            }
+            Place::Directory(root) => Box::new(FileTransport::new(root.clone())),
+            Place::Server(url) => Box::new(ServerTransport::new(
+                Arc::clone(&self.shared),
+                url.clone(),
+                Arc::clone(&address.name),
+            )),
         }
-    }
-
-    fn web(&mut self) -> Result<Arc<Web>, HttpError> {
-        if let Some(web) = &self.web {
-            return Ok(Arc::clone(web));
-        }
-        let provisions = Provisions::gather(self.settings, self.environment);
-        let web = Arc::new(Web::new(provisions)?);
-        self.web = Some(Arc::clone(&web));
-        Ok(web)
     }
 }
 

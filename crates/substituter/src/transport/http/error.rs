@@ -166,7 +166,7 @@ impl HttpError {
     }
 
     /// Says which file it was for.
-    pub(super) fn at(self, address: String) -> TransportError {
+    pub(crate) fn at(self, address: String) -> TransportError {
         if let Self::Missing { .. } = self {
             return TransportError::Missing { address };
         }

@@ -30,7 +30,7 @@ use std::fmt;
 use std::fs::File;
 use std::hash::{BuildHasher as _, RandomState};
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -77,20 +77,37 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// All certificates of a distribution take a fifth of a megabyte.
 const MAX_FILE_BYTES: u64 = 16 << 20;
 
-impl Provisions {
-    /// Gathers what the settings and the variables of `environment` say.
-    pub(crate) fn gather(
-        settings: &Settings,
-        environment: &dyn Fn(&str) -> Option<String>,
-    ) -> Self {
-        let files = certificates::files(settings.ssl_cert_file.as_deref(), environment);
-        let certificates = files.iter().find_map(|file| read_file(file));
+/// Where to find what requests need of the host.
+#[derive(Debug)]
+pub(crate) struct Sources {
+    certificate_files: Vec<PathBuf>,
+    proxies: ProxyVariables,
+    settings: Settings,
+}
+
+impl Sources {
+    /// Takes the settings, and the variables that name proxies and certificates. Nothing is read yet.
+    pub(crate) fn new(settings: &Settings, environment: &dyn Fn(&str) -> Option<String>) -> Self {
         Self {
+            certificate_files: certificates::files(settings.ssl_cert_file.as_deref(), environment),
+            proxies: ProxyVariables::read(environment),
+            settings: settings.clone(),
+        }
+    }
+
+    /// Reads the files.
+    pub(crate) fn gather(&self) -> Provisions {
+        let settings = &self.settings;
+        let certificates = self
+            .certificate_files
+            .iter()
+            .find_map(|file| read_file(file));
+        Provisions {
             // What cannot be read vouches for nobody; servers that need it are not asked, which is
             // told with the first of them.
             certificates: certificates.unwrap_or_default(),
             netrc: read_file(&settings.netrc_file).unwrap_or_default(),
-            proxies: ProxyVariables::read(environment),
+            proxies: self.proxies.clone(),
             user_agent_suffix: settings.user_agent_suffix.clone(),
             http2: settings.http2,
             n_attempts: settings.download_attempts,

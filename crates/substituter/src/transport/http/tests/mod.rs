@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+mod http2;
 mod small_files;
 mod transfers;
 mod trust;
@@ -36,8 +37,8 @@ fn provisions() -> Provisions {
         user_agent_suffix: String::new(),
         http2: true,
         n_attempts: 3,
-        connect_limit: Duration::from_secs(5),
-        stall_limit: Some(Duration::from_secs(5)),
+        connect_limit: SOON,
+        stall_limit: Some(SOON),
         answer_limit: None,
     }
 }
@@ -45,7 +46,7 @@ fn provisions() -> Provisions {
 /// The same, with a server that may be silent for a moment only.
 fn impatient() -> Provisions {
     Provisions {
-        stall_limit: Some(Duration::from_millis(300)),
+        stall_limit: Some(Duration::from_secs(1)),
         ..provisions()
     }
 }
