@@ -255,7 +255,7 @@ fn a_client_notices_a_certificate_that_is_not_good() {
         let cache = CacheServer::start_with_tls(dir.path(), &authority, flaw);
         let url = format!("{}/nix-cache-info", cache.url());
         let asked = std::process::Command::new("curl")
-            .args(["--silent", "--cacert"])
+            .args(["--silent", "--noproxy", "*", "--cacert"])
             .arg(&file)
             .arg(url)
             .output()

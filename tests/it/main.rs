@@ -1,6 +1,7 @@
 //! End-to-end tests: the real programs, in a fresh store each, beside genuine Nix.
 
 mod cache_server;
+mod caches_on_servers;
 mod harness;
 mod structure;
 

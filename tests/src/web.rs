@@ -118,7 +118,10 @@ impl WebServer {
                     };
                     // A client that has gone gets nothing.
                     drop(talk(connection, &serve));
-                    drop(silent.shutdown(Shutdown::Both));
+                    // One that is to be broken would end in order otherwise.
+                    if let Ok(None) = rustix::net::sockopt::socket_linger(&silent) {
+                        drop(silent.shutdown(Shutdown::Both));
+                    }
                 });
             }
         });

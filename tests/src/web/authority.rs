@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
 use rustls::ServerConfig;
 use rustls::pki_types::PrivateKeyDer;
 
@@ -31,6 +31,9 @@ impl Authority {
         let key = KeyPair::generate().expect("a key can be made");
         let mut params = CertificateParams::new([]).expect("nothing is wrong with no names");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        // OpenSSL takes a certificate for its own issuer if both have the same name.
+        let name = &mut params.distinguished_name;
+        name.push(DnType::CommonName, "authority of a test");
         let certificate = params.self_signed(&key).expect("a key signs").pem();
         Self {
             issuer: Issuer::new(params, key),
