@@ -14,6 +14,7 @@ mod events;
 mod faults;
 mod floating;
 mod full_disk;
+mod interchange;
 mod interruption;
 mod library;
 mod panics;
