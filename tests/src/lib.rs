@@ -30,6 +30,7 @@ pub mod store;
 pub mod terminal;
 
 pub mod binary_cache;
+pub mod handmade_cache;
 
 pub mod graph;
 pub mod hand_over;
