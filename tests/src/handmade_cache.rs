@@ -2,7 +2,6 @@
 //! file, with whatever references it says.
 
 use std::ffi::OsString;
-use std::fmt::Write as _;
 use std::fs;
 use std::path::PathBuf;
 
@@ -49,14 +48,12 @@ impl HandmadeCache {
         }
         let hashes = hashes(store, &archives);
         for (idx, (hash, size)) in hashes.iter().zip(&sizes).enumerate() {
-            let mut references = String::new();
-            for referred in shape.references(idx, n_paths) {
-                write!(references, " {}", base_name(referred)).expect("a string takes any text");
-            }
+            let references: Vec<String> = shape.references(idx, n_paths).map(base_name).collect();
             let narinfo = format!(
                 "StorePath: {}\nURL: nar/{idx}.nar\nCompression: none\nNarHash: sha256:{hash}\n\
-                 NarSize: {size}\nReferences:{references}\n",
-                path(idx)
+                 NarSize: {size}\nReferences: {}\n",
+                path(idx),
+                references.join(" ")
             );
             fs::write(dir.join(format!("{idx:032}.narinfo")), narinfo)
                 .expect("a fresh file can be written");
