@@ -123,7 +123,7 @@ fn after_a_kill_at_any_moment_of_a_fetch_the_next_run_finishes_and_nothing_is_le
         for nth in moments {
             let store = TestStore::new();
             let mut wrapper = store.profile().command(&strace);
-            wrapper.args(["-f", "-q", "--seccomp-bpf", "-o", "/dev/null", "-e"]);
+            wrapper.args(["-f", "-q", "-o", "/dev/null", "-e"]);
             wrapper.arg(format!("trace={calls}")).arg("-e");
             wrapper.arg(format!("inject={calls}:signal=KILL:when={nth}"));
             let killed = scene.fetch(&store).under(wrapper).run();
@@ -137,7 +137,8 @@ fn after_a_kill_at_any_moment_of_a_fetch_the_next_run_finishes_and_nothing_is_le
             scene.assert_fetched(&store);
         }
         requirement::say(&format!("{calls}: killed {n_killed} times"));
-        assert!(n_killed > 0, "nothing ever called {calls}");
+        // Once before there is anything, and once at least in the midst of it.
+        assert!(n_killed > 1, "{calls}: killed {n_killed} times");
     }
 }
 
