@@ -67,6 +67,14 @@ impl HandmadeCache {
         path(self.n_paths - 1)
     }
 
+    /// Forgets the path that refers to nothing and that, in a chain, all others need; returns it.
+    #[must_use]
+    pub fn remove_first(&self) -> String {
+        let narinfo = self.dir.join(format!("{:032}.narinfo", 0));
+        fs::remove_file(narinfo).expect("the cache has the path");
+        path(0)
+    }
+
     /// Has a program ask this cache, and believe it.
     #[must_use]
     pub fn used_by(&self, invocation: Invocation) -> Invocation {

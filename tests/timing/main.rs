@@ -1,6 +1,7 @@
 //! End-to-end tests of how long things take and how much they hold: a program of its own, because
 //! cargo runs the test programs one after another.
 
+mod closures;
 mod graphs;
 mod throughput;
 
