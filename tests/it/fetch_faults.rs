@@ -198,8 +198,7 @@ fn told(
     play: impl Fn(&it::cache_server::Asked<'_>) -> it::web::Answer + Send + Sync + 'static,
 ) -> impl Fn(&it::cache_server::Asked<'_>) -> it::web::Answer + Send + Sync + 'static {
     move |asked| {
-        // Only the first is waited for.
-        drop(sender.send(()));
+        let _only_the_first_is_waited_for = sender.send(());
         play(asked)
     }
 }
