@@ -64,7 +64,7 @@ fn with_feature(invocation: Invocation) -> Invocation {
 }
 
 /// Has genuine Nix evaluate an expression in which `ca` is at hand.
-fn instantiate(store: &TestStore, expression: &str) -> Vec<String> {
+pub(crate) fn instantiate(store: &TestStore, expression: &str) -> Vec<String> {
     // Whether an output floats is in the derivation; only building one needs the feature, but
     // evaluating does as well.
     let conf = store.dir().join("conf/nix.conf");

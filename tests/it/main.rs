@@ -16,6 +16,7 @@ mod events;
 mod faults;
 mod floating;
 mod full_disk;
+mod interchange;
 mod interruption;
 mod library;
 mod panics;

@@ -2,10 +2,12 @@
 //! there already is made elsewhere, and is the same in the end.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 
 use it::snapshot::Snapshot;
-use it::{Invocation, Machine, Pair, TestStore, debris};
+use it::{Invocation, Machine, Pair, Profile, TestStore, debris, requirement};
+
+use crate::floating;
 
 /// Two outputs that mention each other's and their own paths in files, in a link and in a name.
 const TWO: &str = "mk \"two\" ''mkdir $out $dev; echo $dev > $dev/self; echo x > $dev/header
@@ -135,5 +137,40 @@ fn nothing_is_built_without_a_sandbox_while_the_home_that_no_builder_has_exists(
             finished.expect_status(0);
         }
         pair.assert_same();
+    }
+}
+
+#[test]
+fn a_file_that_an_unsandboxed_builder_handed_out_is_no_file_of_the_store() {
+    if !requirement::genuine_nix() || !requirement::root() {
+        return;
+    }
+    for attributes in ["{ }", "ca", "(ca // { outputHashAlgo = \"sha512\"; })"] {
+        let store = TestStore::of(Profile::Root);
+        store.signals().pipes(&["ready", "go"]);
+        let signals = store.signals().dir().display();
+        let script = format!(
+            "exec 3<>$out; echo good >&3; echo $$ > {signals}/ready; read go < {signals}/go"
+        );
+        let drvs = floating::instantiate(&store, &format!("mk \"open\" \"{script}\" {attributes}"));
+        let build = unsandboxed(store.goalctl_in_place(["build", &drvs[0]]));
+        let build = build
+            .option("experimental-features", "ca-derivations")
+            .start();
+        let builder = store.signals().await_word("ready");
+        // As somebody has it whom the builder has sent it to.
+        let handed_out = fs::File::options()
+            .write(true)
+            .open(format!("/proc/{builder}/fd/3"))
+            .expect("the builder has it open");
+        let go = store.signals().release("go");
+        let finished = build.finish();
+        drop(go);
+        let output = &finished.expect_status(0).output_lines()[0];
+        handed_out.write_all_at(b"evil", 0).expect("it is open");
+        let text = fs::read_to_string(store.real(output)).expect("it was made");
+        assert_eq!(text, "good\n", "{attributes}");
+        debris::assert_verifies(&store);
+        debris::assert_clean(&store);
     }
 }

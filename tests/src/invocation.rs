@@ -1,6 +1,7 @@
 //! Running one program to its end, or beside the test, with its output line by line.
 
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
@@ -23,6 +24,7 @@ const DEADLINE: Duration = Duration::from_mins(3);
 #[derive(Debug)]
 pub struct Invocation {
     command: Command,
+    input: Option<File>,
     deadline: Duration,
 }
 
@@ -87,6 +89,7 @@ impl Invocation {
         command.env_clear();
         Self {
             command,
+            input: None,
             deadline: DEADLINE,
         }
     }
@@ -118,6 +121,13 @@ impl Invocation {
         self
     }
 
+    /// Gives the program a file to read from standard input; without one there is nothing.
+    #[must_use]
+    pub fn input(mut self, file: File) -> Self {
+        self.input = Some(file);
+        self
+    }
+
     /// Changes the working directory.
     #[must_use]
     pub fn current_dir(mut self, dir: &Path) -> Self {
@@ -138,6 +148,7 @@ impl Invocation {
         }
         Self {
             command: wrapper,
+            input: self.input,
             deadline: self.deadline,
         }
     }
@@ -159,7 +170,7 @@ impl Invocation {
     #[must_use]
     pub fn start(mut self) -> Running {
         self.command
-            .stdin(Stdio::null())
+            .stdin(self.input.take().map_or_else(Stdio::null, Stdio::from))
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         self.spawn()
@@ -312,6 +323,15 @@ impl Finished {
     #[must_use]
     pub fn output(&self) -> String {
         self.text_of(Stream::Output)
+    }
+
+    /// Returns standard output as it was written, which ended without a newline.
+    #[must_use]
+    pub fn output_bytes(&self) -> Vec<u8> {
+        let lines = self.lines.iter();
+        let output = lines.filter(|line| line.stream == Stream::Output);
+        let pieces: Vec<&[u8]> = output.map(|line| &line.bytes[..]).collect();
+        pieces.join(&b'\n')
     }
 
     /// Returns standard error as text.

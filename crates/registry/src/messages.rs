@@ -1,10 +1,12 @@
 //! Everything that can be said to this crate's actors, and what they answer.
 //!
-//! Questions and commands only: the registry never asks anybody back.
+//! Questions and commands only: the registry never asks anybody back. Those about archives, and
+//! about what lies in the store already, have files of their own.
+
+mod archives;
+mod present;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
-use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,8 +20,11 @@ use store_model::{
     StorePath,
 };
 
+pub use self::archives::{AddNar, RegisterRestored, RestoreError, RestoreNar, RestoredPath};
+pub use self::present::{
+    AddSignatures, PresentMetadata, PresentPath, RegisterPresent, ValidAlready,
+};
 pub use crate::ingest::RoundOutputs;
-use crate::ingest::Staged;
 use crate::path_lock::HeldLocks;
 use crate::roots::Loan;
 use crate::{CancelFlag, Error};
@@ -225,6 +230,9 @@ pub struct ScratchStore {
     /// Outputs of the build that were made under other paths, which all of its outputs may mention
     /// instead: wherever they do, the output's own path is put back.
     pub redirected: BTreeMap<StorePath, StorePath>,
+    /// Whether somebody who outlives the builder may have files of it open, and write to them
+    /// still: then copies become valid. What is fixed is always taken for that.
+    pub is_exposed: bool,
     /// Its path, for messages.
     pub path: PathBuf,
 }
@@ -464,148 +472,6 @@ pub struct OutputDifference {
     pub summary: String,
 }
 
-/// Sent by whoever holds the lock on a path, such as a path goal or an import: unpacks an archive in
-/// our own directory and checks it against what was promised: its form, its hash, its size, of which
-/// not one byte more is read, and where the path follows from the contents, that.
-///
-/// Nothing becomes valid, and nothing is at the path before [`RegisterRestored`]; its references may
-/// still be on their way.
-#[derive(Message)]
-#[rtype(result = "Result<RestoredPath, RestoreError>")]
-pub struct RestoreNar {
-    /// What is promised. Its registration time and `ultimate` do not count.
-    pub promised: PathInfo,
-    /// The archive. Reading may block; it is read by a thread that does nothing else meanwhile.
-    pub contents: Box<dyn Read + Send>,
-    /// Raised when nobody wants it any more. Whoever raises it also ends a read that blocks.
-    pub cancel: CancelFlag,
-}
-
-impl fmt::Debug for RestoreNar {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RestoreNar")
-            .field("promised", &self.promised)
-            .finish_non_exhaustive()
-    }
-}
-
-/// Answer to [`RestoreNar`]: what will be valid. Dropping it deletes it.
-#[derive(Debug)]
-pub struct RestoredPath {
-    /// What is known of it.
-    pub(crate) info: PathInfo,
-    /// Where it is.
-    pub(crate) staged: Staged,
-}
-
-/// Why an archive was not restored. Nothing is left of it.
-#[derive(Debug, thiserror::Error)]
-pub enum RestoreError {
-    /// It is not what was promised: another source may have that.
-    #[error("{0}")]
-    Broken(String),
-    /// It could not be read to its end.
-    #[error("reading the archive of '{path}'")]
-    Source {
-        /// Full path.
-        path: String,
-        /// The reader's own words.
-        source: std::io::Error,
-    },
-    /// Whoever asked raised the flag.
-    #[error("restoring was cancelled")]
-    Cancelled,
-    /// The store failed, not the archive.
-    #[error(transparent)]
-    Store(Error),
-}
-
-impl From<Error> for RestoreError {
-    fn from(error: Error) -> Self {
-        if matches!(error, Error::Cancelled) {
-            Self::Cancelled
-        } else {
-            Self::Store(error)
-        }
-    }
-}
-
-/// Sent by whoever holds the lock on a path whose references are valid: moves what was restored to its
-/// place, syncs, and registers it. Many of these share one sync and one transaction.
-#[derive(Debug, Message)]
-#[rtype(result = "Result<(), Error>")]
-pub struct RegisterRestored {
-    /// What was restored.
-    pub restored: RestoredPath,
-    /// What becomes of a valid object that lies where it belongs.
-    pub occupied: Occupied,
-}
-
-/// Sent by imports: puts what an archive holds at a path, unless that is valid already. Takes the
-/// lock on the path, does what [`RestoreNar`] does, and then what [`RegisterRestored`] does.
-///
-/// The archive is not read if the path is valid.
-#[derive(Debug, Message)]
-#[rtype(result = "Result<Added, RestoreError>")]
-pub struct AddNar {
-    /// The archive, and what is promised of it.
-    pub nar: RestoreNar,
-}
-
-/// Sent by the command line: makes paths valid whose contents lie in the store already, all of them
-/// or none. They may refer to each other.
-#[derive(Debug, Message)]
-#[rtype(result = "Result<(), Error>")]
-pub struct RegisterPresent {
-    /// What is said of each, no path twice.
-    pub paths: Vec<PresentPath>,
-    /// Whether their metadata is to be made canonical, as it must be unless somebody knows that it
-    /// is.
-    pub metadata: PresentMetadata,
-    /// What becomes of those that are valid already.
-    pub valid: ValidAlready,
-}
-
-/// What is said of a path whose contents lie in the store.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PresentPath {
-    /// The path.
-    pub path: StorePath,
-    /// Hash and size in bytes of its archive. `None` to read the contents and see; what is said is
-    /// compared with the contents only where those are read anyway.
-    pub nar: Option<(NarHash, u64)>,
-    /// The derivation that made it.
-    pub deriver: Option<StorePath>,
-    /// What it refers to.
-    pub references: BTreeSet<StorePath>,
-}
-
-/// Whether the metadata of what lies in the store is believed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PresentMetadata {
-    /// Owner, modes and times are set; the contents are read.
-    MakeCanonical,
-    /// They are as they must be.
-    Trust,
-}
-
-/// What becomes of a path that is valid already, and is said to be valid.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ValidAlready {
-    /// It is left alone.
-    Keep,
-    /// What is said replaces what was known, but for the deriver and the time.
-    Replace,
-}
-
-/// Sent by the command line: adds signatures to those that valid paths have.
-#[derive(Debug, Message)]
-#[rtype(result = "Result<(), Error>")]
-pub struct AddSignatures {
-    /// The signatures, `key-name:base64`, by path. All of them are added, or none.
-    pub signatures: BTreeMap<StorePath, BTreeSet<String>>,
-}
-
 /// Sent by the command line and the library: puts a text file, such as a derivation, into the
 /// store.
 #[derive(Debug, Message)]
@@ -684,6 +550,9 @@ pub struct AddIndirectRoot {
 
 /// Sent once at the end: gives up sources that are still being copied or read, commits what is
 /// queued, removes the temporary roots file, ends the worker threads, and answers when they are gone.
+///
+/// Archives are given up as well, but a read that blocks is waited for: whoever sent the archive ends
+/// it first.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct StopRegistry;

@@ -303,6 +303,7 @@ impl Scratch {
             scratch: ScratchStore {
                 dir: Arc::new(dir),
                 redirected: BTreeMap::new(),
+                is_exposed: false,
                 path: self.dir.clone(),
             },
             builder_uid: self.builder_uid,

@@ -132,6 +132,9 @@ pub struct ScratchOutputs {
     /// Outputs that lie in it under other names, and mention those: without a sandbox, what lies in
     /// the store already is made elsewhere.
     pub redirected: Redirections,
+    /// Whether somebody outside may have files of it open, handed out by the builder over a socket
+    /// of the host's, and write to them still: then only copies are to be trusted.
+    pub is_exposed: bool,
     /// Its path, for messages.
     pub path: PathBuf,
     /// The uid that must own every file in it.

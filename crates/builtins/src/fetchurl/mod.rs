@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bstr::ByteSlice as _;
+use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 use store_model::{Hash, HashAlgorithm, ProxyVariables};
 
@@ -158,11 +159,17 @@ fn fetch(client: &Client, url: &str, target: &Target, log: &mut dyn Write) -> Re
         }
     }
     if target.is_executable {
-        use std::os::unix::fs::PermissionsExt as _;
-        let mode = fs::Permissions::from_mode(0o755);
-        fs::set_permissions(&target.path, mode)
-            .map_err(Error::file("making executable", &target.path))?;
+        make_executable(&target.path).map_err(Error::file("making executable", &target.path))?;
     }
+    Ok(())
+}
+
+/// Makes a file or directory executable. An archive may be a link, which is not followed: without a
+/// sandbox it leads to whatever belongs to the builder's user.
+fn make_executable(path: &Path) -> io::Result<()> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = rustix::fs::open(path, flags, Mode::empty())?;
+    rustix::fs::fchmod(&file, Mode::from_raw_mode(0o755))?;
     Ok(())
 }
 
@@ -219,6 +226,7 @@ fn chain(error: &dyn std::error::Error) -> String {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
 
@@ -238,6 +246,21 @@ mod tests {
         assert_eq!(read_hash("".into(), sri.as_str().into()), Some(hash));
         assert_eq!(read_hash("sha256".into(), "".into()), None);
         assert_eq!(read_hash("sha256".into(), "sha512-AAAA".into()), None);
+    }
+
+    #[test]
+    fn a_link_is_not_followed_to_be_made_executable() {
+        use std::os::unix::fs::{PermissionsExt as _, symlink};
+        let dir = tempfile::tempdir().unwrap();
+        let (secret, link) = (dir.path().join("secret"), dir.path().join("link"));
+        fs::write(&secret, "secret").unwrap();
+        fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
+        symlink(&secret, &link).unwrap();
+        let mode = || fs::metadata(&secret).unwrap().permissions().mode() & 0o777;
+        assert!(make_executable(&link).is_err());
+        assert_eq!(mode(), 0o600);
+        make_executable(&secret).unwrap();
+        assert_eq!(mode(), 0o755);
     }
 
     #[test]

@@ -272,7 +272,7 @@ impl Ingest {
         }
         let mut canonical = Canonical::new(&self.layout, request.builder_uid);
         let mut ready = Vec::with_capacity(request.outputs.len());
-        let is_rewritten = !request.scratch.redirected.is_empty();
+        let is_copied = request.scratch.is_exposed || !request.scratch.redirected.is_empty();
         for output in &request.outputs {
             let content_hash = |method, algorithm| ContentHash {
                 method,
@@ -286,7 +286,7 @@ impl Ingest {
                 OutputKind::Floating { method, algorithm } => Some(content_hash(method, algorithm)),
             };
             let is_fixed = matches!(output.kind, OutputKind::Fixed { .. });
-            let prepared = if is_fixed || is_rewritten {
+            let prepared = if is_fixed || is_copied {
                 self.read_copy(request, output, content_hash)
             } else {
                 self.read_scratch(request, output, &mut canonical, content_hash)
@@ -368,8 +368,9 @@ impl Ingest {
         })
     }
 
-    /// A fixed output's builder had a network, over which it may have handed out open files: only
-    /// a copy is hashed and kept. So it is of what has to mention other paths than it does.
+    /// A fixed output's builder had a network, and one without a sandbox every socket of the host,
+    /// over which it may have handed out open files: only a copy is hashed and kept. So it is of
+    /// what has to mention other paths than it does.
     fn read_copy<'a>(
         &mut self,
         request: &RegisterOutputs,

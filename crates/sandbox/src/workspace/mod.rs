@@ -259,6 +259,9 @@ impl Workspace {
         let scratch = ScratchOutputs {
             dir: directory,
             redirected: Redirections::new(),
+            // A builder that works in the store itself is the store's owner, who can write there
+            // whatever was copied.
+            is_exposed: place == ScratchPlace::BesideBuild,
             path,
             builder_uid: owner.uid,
             builder_gid: owner.gid,

@@ -10,7 +10,9 @@
 //! follows from it. What mentions neither itself nor another output is moved as it is.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::fd::AsFd as _;
+use std::ffi::CString;
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::sync::Arc;
 
 use rustix::io::Errno;
 use store_model::content_address::References;
@@ -24,7 +26,7 @@ use crate::ingest::copy::{Mentions, Place, RequiredOwner};
 use crate::ingest::hash_scan::{ContentHash, Contents, Metadata, Question, read_tree};
 use crate::ingest::{Ingest, Staged, StagedQuestion, discard_all, place};
 use crate::messages::{OutputKind, RegisterError, RegisterFloatingOutputs, RegisterOutputs};
-use crate::staging::c_name;
+use crate::staging::{Staging, c_name};
 use crate::writer::Commit;
 
 /// Provisional paths, and the ones that there are in the end.
@@ -158,9 +160,9 @@ impl Ingest {
                 content_hash: Some(content_hash),
                 cancel: &request.cancel,
             };
-            let name = c_name(ready.output.path.base_name());
-            let scratch = request.scratch.dir.as_fd();
-            read_tree(scratch, &name, &path, question, &mut self.buffer)?.content_hash
+            let staging = Arc::clone(&self.trash.staging);
+            let (dir, name) = place_of(request, ready, &staging);
+            read_tree(dir, &name, &path, question, &mut self.buffer)?.content_hash
         };
         hash.ok_or_else(|| Error::file("hashing", path, Errno::IO).into())
     }
@@ -197,9 +199,11 @@ impl Ingest {
         mentioned: &[(StorePath, StorePath)],
     ) -> Result<(Staged, Contents), RegisterError> {
         let printed = self.logical_path(path);
+        let staging = Arc::clone(&self.trash.staging);
+        let (dir, name) = place_of(request, ready, &staging);
         let from = Place {
-            dir: request.scratch.dir.as_fd(),
-            name: &c_name(ready.output.path.base_name()),
+            dir,
+            name: &name,
             path: &printed,
         };
         // It has been made canonical.
@@ -334,6 +338,21 @@ impl Ingest {
             }
         };
         self.replace(&mut copy, path)
+    }
+}
+
+/// Returns where an output lies that has been made canonical and read.
+fn place_of<'a>(
+    request: &'a RegisterOutputs,
+    ready: &Ready<'_>,
+    staging: &'a Staging,
+) -> (BorrowedFd<'a>, CString) {
+    match &ready.source {
+        Source::Copy(copy) => (staging.dir(), copy.name.clone()),
+        Source::Scratch => {
+            let name = c_name(ready.output.path.base_name());
+            (request.scratch.dir.as_fd(), name)
+        }
     }
 }
 

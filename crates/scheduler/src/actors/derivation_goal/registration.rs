@@ -28,14 +28,17 @@ impl DerivationGoal {
         candidates.extend(scratch_paths.values().cloned());
         Ok(RegisterOutputs {
             drv_path: self.facts.drv_path.clone(),
-            // What is rewritten is a copy, so that what its builder has left stays the builder's.
+            // Of what is copied, what its builder has left stays the builder's.
             builder_uid: match build.owner_uid {
-                Some(owner_uid) if scratch.redirected.is_empty() => owner_uid,
+                Some(owner_uid) if scratch.redirected.is_empty() && !scratch.is_exposed => {
+                    owner_uid
+                }
                 Some(_) | None => scratch.builder_uid,
             },
             scratch: ScratchStore {
                 dir: scratch.dir,
                 redirected: scratch.redirected,
+                is_exposed: scratch.is_exposed,
                 path: scratch.path,
             },
             outputs: scratch_outputs(&derivation, names, &scratch_paths),
