@@ -222,6 +222,33 @@ fn a_derivation_that_is_not_there_is_fetched_first() {
 }
 
 #[test]
+fn a_source_that_is_gone_is_fetched() {
+    for scene in Scene::all() {
+        let expression = "mk \"user\" \"cat ${builtins.toFile \"text\" \"contents\"} > $out\" { }";
+        let (drv, _) = scene.built(expression);
+        assert_eq!(drv, scene.pair.instantiate(expression));
+        let text = scene.path("text");
+        scene.cache.fill(&scene.origin, [&text]);
+        for store in scene.pair.stores() {
+            it::snapshot::open(&store.database())
+                .execute_batch(&format!(
+                    "delete from Refs where reference =
+                         (select id from ValidPaths where path = '{text}');
+                     delete from ValidPaths where path = '{text}';"
+                ))
+                .expect("the database can be changed");
+            damage::lose(&store.real(&text));
+        }
+        scene.realise(&drv, &[]).expect_status(0);
+        let user = scene.path("user");
+        for store in scene.pair.stores() {
+            let made = fs::read_to_string(store.real(&user)).expect("it was built");
+            assert_eq!(made, "contents");
+        }
+    }
+}
+
+#[test]
 fn what_nobody_has_signed_is_refused_unless_signatures_do_not_matter() {
     for scene in Scene::all() {
         let drv = scene.published(CHAIN);
