@@ -411,20 +411,6 @@ impl<'a> World<'a> {
         Ok(())
     }
 
-    fn require_inputs(&mut self, id: GoalId, idx: usize) -> Result<(), Violation> {
-        let mode = self.goals.get(&id).map(|goal| goal.facts.mode);
-        let mode = repair::mode_of_inputs(mode.unwrap_or_default());
-        let inputs = self.plan.goals[idx].inputs.iter().map(|(input, names)| {
-            let path = self.plan.goals[*input].drv_path.clone();
-            (
-                GoalKey::Derivation(path, mode),
-                WantedOutputs::These(names.iter().cloned().collect()),
-            )
-        });
-        let directives = self.schedule.require_inputs(id, inputs.collect());
-        self.carry_out(directives)
-    }
-
     fn recipe(&self, idx: usize) -> Recipe {
         let goal = &self.plan.goals[idx];
         Recipe {
