@@ -74,3 +74,37 @@ fn a_builder_that_uses_up_the_inodes_fails_and_leaves_them_free() {
     let modest = store.script("modest", "echo x > $out");
     store.goalctl(["build", &modest]).succeed();
 }
+
+#[test]
+fn an_archive_that_does_not_fit_is_not_imported_and_leaves_the_disk_empty() {
+    if !requirement::genuine_nix() || !requirement::root() {
+        return;
+    }
+    let source = TestStore::new();
+    let exported = |name: &str, script: &str| {
+        let drv = source.script(name, script);
+        source.nix_store(["--realise", &drv]).succeed();
+        let path = source.output_of(&drv, "out");
+        let stream = source.goalctl(["export", &path]).succeed().output_bytes();
+        let file = source.dir().join(name);
+        std::fs::write(&file, stream).expect("a fresh file can be written");
+        std::fs::File::open(&file).expect("it was just made")
+    };
+    let large = exported(
+        "large",
+        "mkdir $out; dd if=/dev/zero of=$out/x bs=1M count=20",
+    );
+    let modest = exported("modest", "echo x > $out");
+    // Room for the archive that is put aside, but not for it and what is in it.
+    let disk = SmallDisk::mount("size=32m");
+    let store = TestStore::beneath(disk.path(), Profile::Root);
+    let finished = store.goalctl(["import"]).input(large).run();
+    finished
+        .expect_status(1)
+        .expect_error("writing '/nix/store/");
+    finished.expect_error("space");
+    debris::assert_clean(&store);
+    store.goalctl(["import"]).input(modest).succeed();
+    debris::assert_clean(&store);
+    debris::assert_verifies(&store);
+}

@@ -4,14 +4,13 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::Write as _;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use it::snapshot::Snapshot;
 use it::{Invocation, TestStore, damage, debris, requirement};
 use nix::sys::signal::Signal;
-use nix::sys::stat::Mode;
-use nix::unistd::mkfifo;
 
 /// A store with a closure that genuine Nix built: derivations, outputs that refer to others and to
 /// themselves, links, and a file that is large enough not to be kept in memory.
@@ -153,19 +152,16 @@ fn an_import_that_is_killed_is_finished_by_the_next_one_and_leaves_nothing() {
     let file = exported(&store, &closure);
     let stream = fs::read(&file).expect("it is there");
     let target = TestStore::new();
-    let fifo = target.dir().join("fifo");
-    mkfifo(&fifo, Mode::S_IRWXU).expect("a fresh name is free");
     for part in 1..8 {
-        // Open for both, so that neither end waits for the other.
-        let both = File::options().read(true).write(true).open(&fifo);
-        let mut both = both.expect("the pipe is ours");
-        let end = both.try_clone().expect("a descriptor is free");
+        let (end, mut pipe) = std::io::pipe().expect("descriptors are free");
+        let end = File::from(OwnedFd::from(end));
         let running = target.goalctl(["import"]).input(end).start();
-        // Returns when the program has read all but what a pipe holds.
-        both.write_all(&stream[..stream.len() * part / 8])
-            .expect("the pipe is open");
+        // Returns when the program has read all but what a pipe holds, or is gone, which it must
+        // not be: its status tells.
+        let _written = pipe.write_all(&stream[..stream.len() * part / 8]);
         running.signal(Signal::SIGKILL);
-        assert_eq!(running.finish().code(), 137);
+        let killed = running.finish();
+        killed.expect_status(137);
     }
     target.goalctl(["import"]).input(open(&file)).succeed();
     debris::assert_clean(&target);

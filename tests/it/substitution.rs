@@ -222,15 +222,38 @@ fn a_derivation_that_is_not_there_is_fetched_first() {
 }
 
 #[test]
+fn a_source_that_is_gone_is_fetched() {
+    for scene in Scene::all() {
+        let expression = "mk \"user\" \"cat ${builtins.toFile \"text\" \"contents\"} > $out\" { }";
+        let (drv, _) = scene.built(expression);
+        assert_eq!(drv, scene.pair.instantiate(expression));
+        let text = scene.path("text");
+        scene.cache.fill(&scene.origin, [&text]);
+        for store in scene.pair.stores() {
+            it::snapshot::open(&store.database())
+                .execute_batch(&format!(
+                    "delete from Refs where reference =
+                         (select id from ValidPaths where path = '{text}');
+                     delete from ValidPaths where path = '{text}';"
+                ))
+                .expect("the database can be changed");
+            damage::lose(&store.real(&text));
+        }
+        scene.realise(&drv, &[]).expect_status(0);
+        let user = scene.path("user");
+        for store in scene.pair.stores() {
+            let made = fs::read_to_string(store.real(&user)).expect("it was built");
+            assert_eq!(made, "contents");
+        }
+    }
+}
+
+#[test]
 fn what_nobody_has_signed_is_refused_unless_signatures_do_not_matter() {
     for scene in Scene::all() {
         let drv = scene.published(CHAIN);
         for name in ["low", "middle", "top", "top-dev"] {
-            let unsigned = |text: &str| {
-                let lines = text.lines().filter(|line| !line.starts_with("Sig: "));
-                lines.map(|line| format!("{line}\n")).collect()
-            };
-            scene.cache.edit(&scene.path(name), unsigned);
+            scene.cache.strip_signatures(&scene.path(name));
         }
         let built = scene.realise(&drv, &[]);
         built.expect_status(0);
@@ -258,10 +281,7 @@ fn what_follows_from_its_contents_needs_no_signature() {
         );
         scene.cache.fill(&scene.origin, outputs);
         let text = scene.path("text");
-        scene.cache.edit(&text, |info| {
-            let lines = info.lines().filter(|line| !line.starts_with("Sig: "));
-            lines.map(|line| format!("{line}\n")).collect()
-        });
+        scene.cache.strip_signatures(&text);
         scene.realise(&text, &[]).expect_status(0);
         scene.pair.assert_same();
     }

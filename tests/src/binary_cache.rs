@@ -91,7 +91,7 @@ impl BinaryCache {
         let nix = requirement::find_program("nix").expect("it comes with Nix");
         let paths = paths.into_iter().map(|path| path.as_ref().to_owned());
         let (derivations, others): (Vec<String>, Vec<String>) =
-            paths.partition(|path| path.ends_with(".drv"));
+            paths.partition(|path| Path::new(path).extension().is_some_and(|end| end == "drv"));
         // Without the flag Nix would copy what a derivation makes.
         for (flag, paths) in [(Some("--derivation"), derivations), (None, others)] {
             if !paths.is_empty() {
@@ -133,6 +133,14 @@ impl BinaryCache {
         let file = self.narinfo(path);
         let text = fs::read_to_string(&file).expect("the cache has the path");
         fs::write(&file, change(&text)).expect("the cache is ours");
+    }
+
+    /// Takes the signatures off a description.
+    pub fn strip_signatures(&self, path: &str) {
+        self.edit(path, |text| {
+            let lines = text.split_inclusive('\n');
+            lines.filter(|line| !line.starts_with("Sig: ")).collect()
+        });
     }
 
     /// Forgets a path.

@@ -16,8 +16,7 @@ use store_model::derivation::IngestionMethod;
 use store_model::derivation::output_checks::OutputChecks;
 use store_model::derivation::reference_graphs::{GraphInfos, ReferenceGraphs};
 use store_model::{
-    Derivation, DrvOutput, Hash, HashAlgorithm, NarHash, OutputName, PathInfo, Realisation,
-    StorePath,
+    Derivation, DrvOutput, Hash, HashAlgorithm, OutputName, PathInfo, Realisation, StorePath,
 };
 
 pub use self::archives::{AddNar, RegisterRestored, RestoreError, RestoreNar, RestoredPath};

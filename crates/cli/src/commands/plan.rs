@@ -201,7 +201,7 @@ impl Planner<'_> {
                     self.fetch(path, &offers[path], next);
                 }
             } else {
-                self.build(lacking, next);
+                self.build(&lacking, next);
             }
         }
         Ok(())
@@ -218,7 +218,7 @@ impl Planner<'_> {
         next.paths.extend(narinfo.info.references.iter().cloned());
     }
 
-    fn build(&mut self, lacking: Lacking, next: &mut Wave) {
+    fn build(&mut self, lacking: &Lacking, next: &mut Wave) {
         let derivation = &lacking.derivation;
         next.paths.extend(derivation.input_sources.iter().cloned());
         for (input, names) in &derivation.input_derivations {

@@ -223,11 +223,9 @@ impl Counts {
             // What it was resolved to has been counted.
             status if status.is_success() && outcome.resolved_to.is_some() => {}
             Status::Built => self.n_built += 1,
-            // Its outputs are counted as paths.
-            Status::Substituted => {}
             Status::AlreadyValid | Status::ResolvesToAlreadyValid => self.n_valid += 1,
-            // Nobody wanted it any more; that is no failure of its own.
-            Status::Cancelled => {}
+            // Its outputs are counted as paths; and what nobody wanted any more is no failure.
+            Status::Substituted | Status::Cancelled => {}
             Status::PermanentFailure
             | Status::InputRejected
             | Status::OutputRejected

@@ -200,7 +200,7 @@ impl SubstitutionGoal {
                 let event = match answer {
                     Ok(Ok(answer)) => {
                         goal.offers = answer.offers;
-                        let offers = goal.offers.iter().map(|offer| candidate(offer)).collect();
+                        let offers = goal.offers.iter().map(candidate).collect();
                         Event::OffersQueried { offers }
                     }
                     Ok(Err(error)) => service_failed(&error),

@@ -338,26 +338,9 @@ impl<'a> World<'a> {
             Effect::ExamineClosure(_) => self.examine_closure(id, idx),
             Effect::RequireRepairs(broken) => self.require_repairs(id, broken)?,
             Effect::RequireSubstitutes(names, turn) => {
-                self.require_substitutes(id, idx, &names, turn)?
+                self.require_substitutes(id, idx, &names, turn)?;
             }
-            // Every derivation of these worlds is in the store.
-            Effect::RequireDerivation => {}
-            Effect::RequireInputs => {
-                let mode = repair::mode_of_inputs(goal.facts.mode);
-                let inputs = self.plan.goals[idx]
-                    .inputs
-                    .iter()
-                    .map(|(input, names)| {
-                        let path = self.plan.goals[*input].drv_path.clone();
-                        (
-                            GoalKey::Derivation(path, mode),
-                            WantedOutputs::These(names.iter().cloned().collect()),
-                        )
-                    })
-                    .collect();
-                let directives = self.schedule.require_inputs(id, inputs);
-                self.carry_out(directives)?;
-            }
+            Effect::RequireInputs => self.require_inputs(id, idx)?,
             Effect::LeaveInputs => {
                 let directives = self.schedule.leave_inputs(id);
                 self.carry_out(directives)?;
@@ -418,7 +401,11 @@ impl<'a> World<'a> {
                 self.answer(id, Event::BuildKept { path: None });
             }
             Effect::DisposeBuild(Disposition::Delete) => goal.check_not_registering()?,
-            Effect::CancelHook | Effect::Announce(_) | Effect::Warn(_) => {}
+            // Every derivation of these worlds is in the store.
+            Effect::RequireDerivation
+            | Effect::CancelHook
+            | Effect::Announce(_)
+            | Effect::Warn(_) => {}
             Effect::Finish(outcome) => self.finish(id, idx, *outcome)?,
         }
         Ok(())

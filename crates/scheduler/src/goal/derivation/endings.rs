@@ -33,10 +33,10 @@ impl InputFailures {
             self.root_causes.extend(outcome.root_causes.iter().cloned());
         }
         let is_mild = outcome.status.is_absence();
-        match outcome.status {
-            Status::IncompleteClosure => self.n_incomplete += 1,
-            _ if is_mild => self.n_without_substituter += 1,
-            _ => {}
+        if outcome.status == Status::IncompleteClosure {
+            self.n_incomplete += 1;
+        } else if is_mild {
+            self.n_without_substituter += 1;
         }
         // Goals of derivations tell their own failures; those of paths leave it to whoever needs them.
         if is_mild || !ending.path.is_derivation() {

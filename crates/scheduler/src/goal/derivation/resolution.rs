@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use store_model::{OutputName, StorePath};
 
-use super::transitions::{Step, end, live, run_hook};
+use super::built::run_hook;
+use super::transitions::{Step, end, live};
 use super::{Effect, Facts, InputEnding, Phase};
 use crate::events::WaitReason;
 use crate::goal::recipe::Recipe;

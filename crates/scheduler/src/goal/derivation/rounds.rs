@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use store_model::StorePath;
 
-use super::transitions::{Step, built, delete_build, failed_build, live};
+use super::built::{built, delete_build, failed_build};
+use super::transitions::{Step, live};
 use super::{Attempt, Comparison, Effect, Facts, Made, OnDifference, OutputsDiffer, Phase, Shown};
 use crate::events::{Round, WaitReason};
 use crate::goal::recipe::Recipe;

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use store_model::OutputName;
 use store_model::wanted_outputs::{WantedOutputs, Widened};
 
+use super::inputs::{build, build_with_inputs};
 use super::repair::examine_closure;
-use super::transitions::{Step, build, build_with_inputs, check_outputs, end, live};
+use super::transitions::{Step, check_outputs, end, live};
 use super::{
     AfterFailure, AfterInputs, Effect, Facts, InputFailures, Phase, Sought, Substitution, Turn,
 };

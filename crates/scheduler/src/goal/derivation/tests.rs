@@ -10,8 +10,9 @@ use std::time::SystemTime;
 use sandbox::SetupFault;
 
 use super::*;
-use crate::goal::GoalId;
+use crate::events::LockOwner;
 use crate::goal::recipe::Resolution;
+use crate::goal::{GoalId, Status};
 use crate::slots::{Rank, SlotKind, Slots};
 
 fn path(name: &str) -> StorePath {

@@ -3,21 +3,22 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use sandbox::{BuildVerdict, Disposition};
+use sandbox::Disposition;
 use store_model::OutputName;
 use store_model::wanted_outputs::WantedOutputs;
 
-use super::endings::{cancelled, dependency_failed, failure, quote_log, while_setting_up};
+use super::built::{build_exited, failed_build, hook_ended};
+use super::endings::{cancelled, while_setting_up};
+use super::inputs::{build, derivation_fetched, inputs_changed};
 use super::repair::{closure_examined, examine_closure, repairs_changed};
 use super::resolution::{adopted, require_resolved, resolved_finished, resolved_required};
 use super::rounds::{
-    build_succeeded, diff_hook_ended, not_checkable, not_hashable, output_found, outputs_compared,
+    diff_hook_ended, not_checkable, not_hashable, output_found, outputs_compared,
     outputs_registered, start_build,
 };
-use super::substitutes::{ask_again, seek_substitutes, substitutes_changed};
+use super::substitutes::{seek_substitutes, substitutes_changed};
 use super::{
-    AfterFailure, AfterInputs, Attempt, BuilderEnding, Disk, Effect, Event, Facts, InputEnding,
-    InputFailures, Interest, KeepFailed, LocalBuilds, Made, Phase, PostBuildHook, State, Turn,
+    AfterInputs, Attempt, Effect, Event, Facts, InputFailures, Interest, Phase, State, Turn,
 };
 use crate::events::WaitReason;
 use crate::goal::recipe::{Recipe, Resolution};
@@ -495,97 +496,6 @@ fn outputs_checked(
     }
 }
 
-/// Goes on to the inputs, unless this machine cannot build.
-pub(super) fn build(facts: &Facts, recipe: Arc<Recipe>, next: AfterInputs) -> Step {
-    // Who may still get the outputs from a cache needs the inputs all the same.
-    let obstacle = match next {
-        AfterInputs::Build => obstacle(facts, &recipe),
-        AfterInputs::AskAgain(_) => None,
-    };
-    match obstacle {
-        Some(message) => end(vec![], Outcome::failure(Status::MiscFailure, message)),
-        None => live(
-            recipe,
-            Phase::RequiringInputs(next),
-            vec![Effect::RequireInputs],
-        ),
-    }
-}
-
-/// Goes on to build when the inputs are there, unless this machine cannot.
-pub(super) fn build_with_inputs(facts: &Facts, recipe: Arc<Recipe>) -> Step {
-    if let Some(message) = obstacle(facts, &recipe) {
-        return end(vec![], Outcome::failure(Status::MiscFailure, message));
-    }
-    let (phase, effect) = match recipe.resolution {
-        Resolution::AsWritten => (Phase::QueryingClosure, Effect::QueryClosure),
-        Resolution::WithInputs => (Phase::Resolving, Effect::Resolve),
-    };
-    live(recipe, phase, vec![effect])
-}
-
-/// Returns why this machine cannot build the derivation, if so.
-fn obstacle(facts: &Facts, recipe: &Recipe) -> Option<String> {
-    let forbidden = || {
-        format!(
-            "unable to build '{}': 'max-jobs' is 0 and no build machine takes it",
-            facts.printed_path
-        )
-    };
-    let is_forbidden = facts.local_builds == LocalBuilds::Forbidden;
-    recipe
-        .obstacle
-        .clone()
-        .or_else(|| is_forbidden.then(forbidden))
-}
-
-/// Reads the derivation once it was fetched.
-fn derivation_fetched(facts: &Facts, wanted: WantedOutputs, ending: &InputEnding) -> Step {
-    if ending.outcome.status.is_success() {
-        return (
-            State::LoadingDerivation { wanted },
-            vec![Effect::LoadDerivation],
-        );
-    }
-    let message = format!(
-        "cannot build missing derivation '{}': {}",
-        facts.printed_path, ending.outcome.message
-    );
-    end(vec![], Outcome::failure(Status::MiscFailure, message))
-}
-
-/// Decides what follows when an input has ended, or when it is known how many there are.
-fn inputs_changed(
-    facts: &Facts,
-    recipe: Arc<Recipe>,
-    next: AfterInputs,
-    n_pending: usize,
-    failures: InputFailures,
-) -> Step {
-    let gives_up = facts.after_failure == AfterFailure::Stop && failures.releases_the_rest();
-    if n_pending > 0 && !gives_up {
-        let phase = Phase::AwaitingInputs {
-            next,
-            n_pending,
-            failures,
-        };
-        let effects = vec![Effect::Announce(WaitReason::Inputs { n_pending })];
-        return live(recipe, phase, effects);
-    }
-    if failures.paths.is_empty() {
-        return match next {
-            AfterInputs::Build => build_with_inputs(facts, recipe),
-            AfterInputs::AskAgain(wanted) => ask_again(recipe, wanted),
-        };
-    }
-    let effects = if n_pending > 0 {
-        vec![Effect::LeaveInputs]
-    } else {
-        vec![]
-    };
-    end(effects, dependency_failed(facts, &failures))
-}
-
 /// Decides what follows when the locks are ours and it is known what others have built meanwhile.
 fn outputs_locked(
     facts: &Facts,
@@ -607,97 +517,4 @@ fn outputs_locked(
             start_build(facts, recipe, slot, Attempt { names, round: 1 })
         }
     }
-}
-
-fn build_exited(
-    facts: &Facts,
-    recipe: Arc<Recipe>,
-    slot: SlotId,
-    attempt: Attempt,
-    ending: &BuilderEnding,
-) -> Step {
-    let effects = vec![Effect::ReleaseSlot(slot)];
-    let times = ending.times;
-    let made = Made { attempt, times };
-    if ending.verdict == (BuildVerdict::Exited { code: 0 }) {
-        return build_succeeded(facts, recipe, made, effects);
-    }
-    let (status, cause) = failure(facts, &recipe, ending);
-    let mut message = cause;
-    // A limit or a set-up failure explains itself; a builder's own failure is explained by its log.
-    if !matches!(
-        ending.verdict,
-        BuildVerdict::SetupFailed { .. } | BuildVerdict::Cancelled
-    ) {
-        quote_log(&mut message, facts, &ending.log_tail);
-    }
-    if ending.disk == Disk::NearlyFull {
-        message.push_str("\nnote: build failure may have been caused by lack of free disk space");
-    }
-    let outcome = made.told(Outcome::failure(status, message));
-    failed_build(facts, recipe, effects, outcome)
-}
-
-/// Ends a build whose outputs are valid, or has the hook run first. Others need not wait for that.
-pub(super) fn built(
-    facts: &Facts,
-    recipe: Arc<Recipe>,
-    mut effects: Vec<Effect>,
-    outcome: Outcome,
-) -> Step {
-    effects.extend([Effect::ReleaseLocks, delete_build()]);
-    run_hook(facts, recipe, effects, outcome)
-}
-
-/// Ends a goal whose outputs are valid, or has the hook run first.
-pub(super) fn run_hook(
-    facts: &Facts,
-    recipe: Arc<Recipe>,
-    mut effects: Vec<Effect>,
-    outcome: Outcome,
-) -> Step {
-    match facts.post_build_hook {
-        PostBuildHook::None => end(effects, outcome),
-        PostBuildHook::Runs => {
-            effects.push(Effect::Announce(WaitReason::PostBuildHook));
-            effects.push(Effect::RunHook);
-            let outcome = Box::new(outcome);
-            let interest = Interest::Wanted;
-            live(recipe, Phase::RunningHook { outcome, interest }, effects)
-        }
-    }
-}
-
-/// Ends a goal after its hook. A hook that nobody waited for any more was killed, or was quicker.
-fn hook_ended(facts: &Facts, built: Outcome, interest: Interest, failure: Option<String>) -> Step {
-    let mut outcome = match (failure, interest) {
-        (None, _) => return end(vec![], built),
-        (Some(_), Interest::Gone) => cancelled(facts),
-        (Some(message), Interest::Wanted) => Outcome::failure(Status::MiscFailure, message),
-    };
-    outcome.resolved_to = built.resolved_to;
-    outcome.build_times = built.build_times;
-    outcome.n_rounds = built.n_rounds;
-    end(vec![], outcome)
-}
-
-/// Has a build's directories deleted.
-pub(super) fn delete_build() -> Effect {
-    Effect::DisposeBuild(Disposition::Delete)
-}
-
-/// Ends a build that failed: its directories go, or are kept for the user (SPEC B12).
-pub(super) fn failed_build(
-    facts: &Facts,
-    recipe: Arc<Recipe>,
-    mut effects: Vec<Effect>,
-    outcome: Outcome,
-) -> Step {
-    if facts.keep_failed == KeepFailed::Yes && !recipe.is_builtin {
-        effects.push(Effect::DisposeBuild(Disposition::Keep));
-        return live(recipe, Phase::Keeping(Box::new(outcome)), effects);
-    }
-    effects.push(Effect::DisposeBuild(Disposition::Delete));
-    effects.push(Effect::ReleaseLocks);
-    end(effects, outcome)
 }

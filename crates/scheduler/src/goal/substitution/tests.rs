@@ -92,28 +92,27 @@ fn transcript(facts: &Facts, events: impl IntoIterator<Item = Event>) -> String 
     for event in events {
         let said = word(&format!("{event:?}"));
         let (next, effects) = state.step(facts, event);
-        let effects: Vec<String> = effects.iter().map(|effect| print(effect)).collect();
+        let effects: Vec<String> = effects.iter().map(print).collect();
         state = next;
-        lines.push_str(&format!(
-            "{said} -> {} [{}]\n",
-            name(&state),
-            effects.join(", ")
-        ));
+        let line = format!("{said} -> {} [{}]\n", name(&state), effects.join(", "));
+        lines.push_str(&line);
     }
     lines
 }
 
 fn name(state: &State) -> String {
-    match state {
-        State::Obtaining(obtaining) => format!(
-            "{} + {}",
-            word(&format!("{:?}", obtaining.references)),
-            word(&format!("{:?}", obtaining.archive))
-        ),
-        state => word(&format!("{state:?}")),
+    if let State::Obtaining(obtaining) = state {
+        let references = word(&format!("{:?}", obtaining.references));
+        let archive = word(&format!("{:?}", obtaining.archive));
+        return format!("{references} + {archive}");
     }
+    word(&format!("{state:?}"))
 }
 
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "most effects are told by their name alone"
+)]
 fn print(effect: &Effect) -> String {
     match effect {
         Effect::Finish(outcome) => format!("Finish({:?}: {})", outcome.status, outcome.message),

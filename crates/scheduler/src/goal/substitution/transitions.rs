@@ -45,12 +45,12 @@ impl State {
                 facts.success(Status::Substituted),
             ),
             (Self::Obtaining(obtaining), event) => obtaining.step(facts, event),
-            (state, Event::ServiceFailed { message }) => {
-                let effects = match state {
-                    Self::Registering => vec![Effect::ReleaseLock],
-                    _ => vec![],
-                };
-                finish(effects, Outcome::failure(Status::MiscFailure, message))
+            (Self::Registering, Event::ServiceFailed { message }) => finish(
+                vec![Effect::ReleaseLock],
+                Outcome::failure(Status::MiscFailure, message),
+            ),
+            (_, Event::ServiceFailed { message }) => {
+                finish(vec![], Outcome::failure(Status::MiscFailure, message))
             }
             (_, Event::Cancelled) => finish(vec![], cancelled(facts)),
             // Granted while we left the queue.
@@ -104,17 +104,10 @@ fn offers_queried(facts: &Facts, need: &Need, offers: Vec<Candidate>) -> Step {
 }
 
 impl Obtaining {
-    #[expect(
-        clippy::too_many_lines,
-        reason = "the transition table is one table, one arm for each arrow"
-    )]
     fn step(mut self, facts: &Facts, event: Event) -> Step {
         match (self.archive, event) {
             (_, Event::Cancelled) => self.end(cancelled(facts)),
-            (_, Event::ServiceFailed { message }) => {
-                self.end(Outcome::failure(Status::MiscFailure, message))
-            }
-            (_, Event::InputsAreCyclic { message }) => {
+            (_, Event::ServiceFailed { message } | Event::InputsAreCyclic { message }) => {
                 self.end(Outcome::failure(Status::MiscFailure, message))
             }
             (_, Event::InputsRequired { n_pending, ended }) => {
@@ -244,8 +237,8 @@ impl Obtaining {
                 ];
                 live(self, effects)
             }
-            Archive::Restored => live(self, vec![]),
-            Archive::AwaitingPermit
+            Archive::Restored
+            | Archive::AwaitingPermit
             | Archive::AwaitingSlot
             | Archive::Locking(_)
             | Archive::AwaitingLock

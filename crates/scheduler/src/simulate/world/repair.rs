@@ -10,7 +10,7 @@ use crate::goal::derivation::{BrokenPath, Event};
 use crate::goal::{BuildMode, GoalId, GoalKey};
 
 /// Returns what the inputs of a goal are built for.
-pub(super) fn mode_of_inputs(mode: BuildMode) -> BuildMode {
+fn mode_of_inputs(mode: BuildMode) -> BuildMode {
     match mode {
         BuildMode::Normal | BuildMode::Check | BuildMode::Hash => BuildMode::Normal,
         BuildMode::Repair => BuildMode::Repair,
@@ -18,6 +18,21 @@ pub(super) fn mode_of_inputs(mode: BuildMode) -> BuildMode {
 }
 
 impl World<'_> {
+    /// Has the inputs of a goal brought about.
+    pub(super) fn require_inputs(&mut self, id: GoalId, idx: usize) -> Result<(), Violation> {
+        let mode = self.goals.get(&id).map(|goal| goal.facts.mode);
+        let mode = mode_of_inputs(mode.unwrap_or_default());
+        let inputs = self.plan.goals[idx].inputs.iter().map(|(input, names)| {
+            let path = self.plan.goals[*input].drv_path.clone();
+            (
+                GoalKey::Derivation(path, mode),
+                WantedOutputs::These(names.iter().cloned().collect()),
+            )
+        });
+        let directives = self.schedule.require_inputs(id, inputs.collect());
+        self.carry_out(directives)
+    }
+
     /// Returns whether an output is as good as goals of this mode want it.
     pub(super) fn serves(&self, mode: BuildMode, idx: usize, name: &OutputName) -> bool {
         let is_good = mode != BuildMode::Repair || !self.corrupt[idx].contains(name);
