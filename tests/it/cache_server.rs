@@ -136,10 +136,6 @@ fn shelf() -> (tempfile::TempDir, CacheServer) {
 }
 
 #[test]
-#[expect(
-    clippy::redundant_closure_for_method_calls,
-    reason = "the method itself is not general enough in its lifetimes"
-)]
 fn one_connection_serves_whole_files_parts_and_what_is_not_there() {
     let (dir, cache) = shelf();
     let mut client = Client::of(&cache);
