@@ -1,4 +1,4 @@
-//! Fetches that are killed, interrupted, or done by several processes at once (SECURITY F55, §5).
+//! Fetches that are killed, interrupted, or done by several processes at once (SECURITY F18, §5).
 
 use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
