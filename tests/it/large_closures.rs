@@ -17,7 +17,7 @@ fn ten_thousand_paths_in_a_star_are_fetched_with_a_small_stack() {
 }
 
 #[test]
-fn a_chain_of_ten_thousand_paths_whose_first_nobody_has_fails_at_once_and_names_it() {
+fn a_chain_of_ten_thousand_paths_whose_first_nobody_has_fails_and_names_it() {
     let Some(scene) = Scene::new(Shape::Chain) else {
         return;
     };
@@ -26,9 +26,12 @@ fn a_chain_of_ten_thousand_paths_whose_first_nobody_has_fails_at_once_and_names_
     failed.expect_status(1).expect_error(&format!(
         "path '{missing}' is not valid and no substituter has it"
     ));
-    // Not one line for each path that cannot be fetched because of it.
-    let n_lines = failed.error().lines().count();
-    assert!(n_lines < 10, "{failed}");
+    // Some archives came before that was known; of the rest there is not a line each.
+    let told = failed.error();
+    let others = told
+        .lines()
+        .filter(|line| !line.starts_with("copying path "));
+    assert!(others.count() < 10, "{failed}");
     debris::assert_clean(&scene.store);
 }
 
