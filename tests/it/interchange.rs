@@ -7,10 +7,16 @@ use std::io::Write as _;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
 use it::snapshot::Snapshot;
 use it::{Invocation, TestStore, damage, debris, requirement};
 use nix::sys::signal::Signal;
+
+/// How long a program may take to read what it is sent.
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A store with a closure that genuine Nix built: derivations, outputs that refer to others and to
 /// themselves, links, and a file that is large enough not to be kept in memory.
@@ -156,12 +162,20 @@ fn an_import_that_is_killed_is_finished_by_the_next_one_and_leaves_nothing() {
         let (end, mut pipe) = std::io::pipe().expect("descriptors are free");
         let end = File::from(OwnedFd::from(end));
         let running = target.goalctl(["import"]).input(end).start();
-        // Returns when the program has read all but what a pipe holds, or is gone, which it must
-        // not be: its status tells.
-        let _written = pipe.write_all(&stream[..stream.len() * part / 8]);
+        let part = stream[..stream.len() * part / 8].to_vec();
+        let (written, is_written) = mpsc::channel();
+        thread::spawn(move || {
+            // Returns when the program has read all but what a pipe holds, or is gone, which it must
+            // not be: its status tells.
+            let _written = pipe.write_all(&part);
+            // The pipe stays open until the program was killed.
+            let _nobody_waits = written.send(pipe);
+        });
+        let pipe = is_written.recv_timeout(PATIENCE);
         running.signal(Signal::SIGKILL);
         let killed = running.finish();
         killed.expect_status(137);
+        pipe.expect("it was read");
     }
     target.goalctl(["import"]).input(open(&file)).succeed();
     debris::assert_clean(&target);
