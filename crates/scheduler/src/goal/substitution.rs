@@ -103,6 +103,9 @@ pub struct Obtaining {
     pub offer_idx: usize,
     /// What it refers to.
     pub references: References,
+    /// How many times the scheduler was asked for references and has not answered: only its last
+    /// answer is about this offer.
+    pub n_unanswered: usize,
     /// Its contents.
     pub archive: Archive,
     /// Leave to begin before the references are valid.

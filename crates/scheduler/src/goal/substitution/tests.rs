@@ -265,6 +265,29 @@ fn the_next_offer_may_refer_to_something_else() {
 }
 
 #[test]
+fn an_answer_about_the_references_of_an_offer_that_was_given_up_says_nothing() {
+    let events = [
+        Event::Started,
+        invalid(),
+        offers(&[&["b"], &["c"], &["d"], &[]]),
+        pending(1),
+        granted(SlotKind::EarlyFetch),
+        granted(SlotKind::Fetch),
+        Event::Locked,
+        invalid(),
+        fetch_failed("wrong hash"),
+        fetch_failed("wrong hash"),
+        // About the second offer, and then about the third.
+        pending(1),
+        pending(1),
+        fetch_failed("wrong hash"),
+        finished("d", Status::NoSubstituters),
+        Event::Restored,
+    ];
+    insta::assert_snapshot!(transcript(&facts(), events));
+}
+
+#[test]
 fn when_the_last_offer_is_bad_the_goal_fails_and_says_all_that_was_wrong() {
     let mut events = up_to_fetching();
     events[2] = offers(&[&[], &[]]);

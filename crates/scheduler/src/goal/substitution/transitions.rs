@@ -38,8 +38,12 @@ impl State {
             (Self::QueryingOffers(need), Event::OffersQueried { offers }) => {
                 offers_queried(facts, &need, offers)
             }
-            // Whoever is about to be valid is left to it: it takes moments.
-            (Self::Registering, Event::Cancelled) => (Self::Registering, vec![]),
+            // Whoever is about to be valid is left to it: it takes moments. And of references there
+            // may be news from an offer that was given up.
+            (
+                Self::Registering,
+                Event::Cancelled | Event::InputsRequired { .. } | Event::InputFinished(_),
+            ) => (Self::Registering, vec![]),
             (Self::Registering, Event::Registered) => finish(
                 vec![Effect::ReleaseLock],
                 facts.success(Status::Substituted),
@@ -96,6 +100,7 @@ fn offers_queried(facts: &Facts, need: &Need, offers: Vec<Candidate>) -> Step {
         offers,
         offer_idx: 0,
         references: References::Requiring,
+        n_unanswered: 0,
         archive: Archive::Untouched,
         permit: None,
         failures: Vec::new(),
@@ -111,6 +116,11 @@ impl Obtaining {
                 self.end(Outcome::failure(Status::MiscFailure, message))
             }
             (_, Event::InputsRequired { n_pending, ended }) => {
+                self.n_unanswered -= 1;
+                if self.n_unanswered > 0 || self.references != References::Requiring {
+                    // About an offer that was given up.
+                    return live(self, vec![]);
+                }
                 self.references_changed(facts, n_pending, InputFailures::of(&ended))
             }
             (_, Event::InputFinished(ending)) => match self.references {
@@ -203,6 +213,7 @@ impl Obtaining {
         }
         effects.push(Effect::RequireReferences(references.clone()));
         self.references = References::Requiring;
+        self.n_unanswered += 1;
         live(self, effects)
     }
 
@@ -317,8 +328,11 @@ impl Obtaining {
         if self.wanted_references().references == references {
             return live(self, effects);
         }
-        if matches!(self.references, References::Awaiting { .. }) {
-            effects.push(Effect::LeaveReferences);
+        match self.references {
+            References::Requiring | References::Awaiting { .. } => {
+                effects.push(Effect::LeaveReferences);
+            }
+            References::Valid => {}
         }
         self.require_references(facts, effects)
     }
