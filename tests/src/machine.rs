@@ -26,7 +26,9 @@ for entry in /*; do
   fi
 done
 while [ "$1" != -- ]; do mkdir "$0$1"; shift; done; shift
-mkdir "$0/.old"; cd "$0"; pivot_root . .old; cd /; umount -l /.old; rmdir /.old
+mkdir "$0/.old"; cd "$0"
+# An ordinary user need not have it on the search path.
+PATH="$PATH:/usr/sbin:/sbin" pivot_root . .old; cd /; umount -l /.old; rmdir /.old
 "#;
 
 /// Lays one file or directory over another, for each pair of words up to `--`.
