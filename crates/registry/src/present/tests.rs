@@ -34,6 +34,10 @@ fn nar_of_x() -> (NarHash, u64) {
 /// Puts a file that says "x" at a path, as a careless program would.
 fn plant(store: &TestStore, path: &StorePath) -> PresentPath {
     let file = store.real_path(path);
+    // What was planted before may be read-only by now.
+    if file.is_file() {
+        fs::remove_file(&file).unwrap();
+    }
     fs::write(&file, "x").unwrap();
     fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
     PresentPath {

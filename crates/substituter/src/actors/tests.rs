@@ -98,7 +98,8 @@ impl Copy {
             fs::create_dir_all(&to).unwrap();
             for file in fs::read_dir(from).unwrap().map(Result::unwrap) {
                 if file.file_type().unwrap().is_file() {
-                    fs::copy(file.path(), to.join(file.file_name())).unwrap();
+                    // Without the mode: the vectors may be read-only.
+                    fs::write(to.join(file.file_name()), fs::read(file.path()).unwrap()).unwrap();
                 }
             }
         }
