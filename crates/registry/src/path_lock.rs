@@ -22,6 +22,7 @@ use tokio::sync::oneshot;
 
 use crate::layout::Layout;
 use crate::messages::{LockAttempt, LockHolder, OutputLocks};
+use crate::workers::WeakWorkQueue;
 use crate::{Error, tree, workers};
 
 /// How often a lock may turn out to be stale before we suspect that somebody plays with us.
@@ -32,6 +33,8 @@ const MAX_STALE: usize = 1_000;
 pub(crate) struct PathLocker {
     layout: Arc<Layout>,
     table: Arc<Mutex<Table>>,
+    /// The thread that lets go of locks.
+    releasing: WeakWorkQueue<()>,
 }
 
 /// Who holds and who waits, in this process.
@@ -45,25 +48,29 @@ struct Table {
 
 type Waiter = oneshot::Sender<Result<(), Error>>;
 
-/// One lock that we hold.
+/// One lock that we hold. Dropping it frees it, which may wait for a disk.
 #[derive(Debug)]
 struct PathLock {
+    layout: Arc<Layout>,
+    table: Arc<Mutex<Table>>,
     path: StorePath,
     file: OwnedFd,
 }
 
-/// What [`OutputLocks`] owns.
+/// What [`OutputLocks`] owns. Dropping it has the locks freed on the thread that takes them, as its
+/// owner may be an actor; in place if that thread is gone or has too much to do.
 #[derive(Debug)]
 pub(crate) struct HeldLocks {
-    locker: PathLocker,
     locks: Vec<PathLock>,
+    releasing: WeakWorkQueue<()>,
 }
 
 impl PathLocker {
-    pub(crate) fn new(layout: Arc<Layout>) -> Self {
+    pub(crate) fn new(layout: Arc<Layout>, releasing: WeakWorkQueue<()>) -> Self {
         Self {
             layout,
             table: Arc::default(),
+            releasing,
         }
     }
 
@@ -73,14 +80,19 @@ impl PathLocker {
     /// A lock file cannot be opened, or is something else.
     pub(crate) fn try_lock(&self, paths: BTreeSet<StorePath>) -> Result<LockAttempt, Error> {
         let mut held = HeldLocks {
-            locker: self.clone(),
             locks: Vec::with_capacity(paths.len()),
+            releasing: self.releasing.clone(),
         };
         for path in paths {
             match self.try_lock_one(&path)? {
                 Ok(file) => {
                     self.table().held.entry(path.clone()).or_default();
-                    held.locks.push(PathLock { path, file });
+                    held.locks.push(PathLock {
+                        layout: Arc::clone(&self.layout),
+                        table: Arc::clone(&self.table),
+                        path,
+                        file,
+                    });
                 }
                 Err(holder) => return Ok(LockAttempt::Busy { path, holder }),
             }
@@ -261,26 +273,40 @@ impl PathLocker {
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+        open_table(&self.table)
     }
+}
+
+fn open_table(table: &Mutex<Table>) -> MutexGuard<'_, Table> {
+    table.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Drop for HeldLocks {
     fn drop(&mut self) {
-        let layout = Arc::clone(&self.locker.layout);
-        for PathLock { path, file } in self.locks.drain(..) {
-            // Unlinked first: then nothing but those who wait can see the byte. If either step
-            // fails the lock is free all the same, and its file is used again.
-            let unlinked =
-                rustix::fs::unlinkat(&layout.store, &*lock_name(&path), AtFlags::empty());
-            if let Err(errno) = unlinked.and_then(|()| rustix::io::write(&file, b"d")) {
-                tracing::debug!("removing the lock file of '{path}': {errno}");
-            }
-            drop(file);
-            let waiters = self.locker.table().held.remove(&path).unwrap_or_default();
-            for waiter in waiters {
-                let _listener_gone = waiter.send(Ok(()));
-            }
+        let locks = std::mem::take(&mut self.locks);
+        if let Some(queue) = self.releasing.upgrade() {
+            // A job that is not taken is dropped here and now, and the locks with it.
+            queue.try_submit(move |()| drop(locks));
+        }
+    }
+}
+
+impl Drop for PathLock {
+    fn drop(&mut self) {
+        let (path, name) = (&self.path, lock_name(&self.path));
+        // Unlinked first: then nothing but those who wait can see the byte. If either step fails the
+        // lock is free all the same, and its file is used again.
+        let unlinked = rustix::fs::unlinkat(&self.layout.store, &*name, AtFlags::empty());
+        if let Err(errno) = unlinked.and_then(|()| rustix::io::write(&self.file, b"d")) {
+            tracing::debug!("removing the lock file of '{path}': {errno}");
+        }
+        // Not when the file is closed: those who are told now are to find it free.
+        if let Err(errno) = rustix::fs::flock(&self.file, FlockOperation::Unlock) {
+            tracing::debug!("unlocking '{path}': {errno}");
+        }
+        let waiters = open_table(&self.table).held.remove(path);
+        for waiter in waiters.unwrap_or_default() {
+            let _listener_gone = waiter.send(Ok(()));
         }
     }
 }

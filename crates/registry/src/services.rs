@@ -43,6 +43,8 @@ pub(crate) struct Pools {
     /// May be kept waiting by whoever sends an archive.
     pub(crate) restore: WorkerPool<Ingest>,
     pub(crate) writer: Writer,
+    /// Takes locks and lets go of them.
+    pub(crate) locking: WorkerPool<()>,
     pub(crate) deletion: WorkerPool<()>,
     pub(crate) roots: WorkerPool<TempRoots>,
     pub(crate) guard: SchemaGuard,
@@ -64,6 +66,7 @@ impl Pools {
         self.writer.join();
         self.derivations.join();
         self.readers.join();
+        self.locking.join();
         self.deletion.join();
         self.roots.join();
         // Nobody speaks to the database any more: others may change its schema.

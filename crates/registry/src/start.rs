@@ -65,12 +65,13 @@ pub(crate) fn start_with(
 ) -> Result<Registry, Error> {
     let layout = Arc::new(Layout::open(layout, settings)?);
     let guard = prepare(&layout, options)?;
-    let locker = PathLocker::new(Arc::clone(&layout));
-    let (queues, pools) = start_threads(&layout, settings, options, guard, &locker)?;
-    let locks = LockKeeper::new(locker)?.start();
+    let locking = WorkerPool::start("locking", vec![()])?;
+    let locking_queue = locking.queue().downgrade();
+    let locker = PathLocker::new(Arc::clone(&layout), locking_queue.clone());
+    let (queues, pools) = start_threads(&layout, settings, options, guard, (&locker, locking))?;
     Ok(Registry {
         store: StoreRegistry::new(queues, pools).start(),
-        locks,
+        locks: LockKeeper::new(locker, locking_queue).start(),
     })
 }
 
@@ -79,7 +80,7 @@ fn start_threads(
     settings: &Settings,
     options: DatabaseOptions,
     guard: SchemaGuard,
-    locker: &PathLocker,
+    (locker, locking): (&PathLocker, WorkerPool<()>),
 ) -> Result<(Queues, Pools), Error> {
     let secret_keys = read_secret_keys(&settings.secret_key_files)?;
     let content_sync = if settings.fsync_store_paths {
@@ -138,6 +139,7 @@ fn start_threads(
         ingest: WorkerPool::start("ingest", ingest)?,
         restore: WorkerPool::start_with_stack("restore", RESTORER_STACK_BYTES, restore)?,
         writer,
+        locking,
         deletion,
         roots: WorkerPool::start("roots", vec![roots])?,
         guard,

@@ -17,7 +17,8 @@ use tempfile::TempDir;
 
 use crate::actors::StoreRegistry;
 use crate::messages::{
-    Occupied, OutputKind, RegisterError, RegisterOutputs, ScratchOutput, ScratchStore, StopRegistry,
+    LockAttempt, Occupied, OutputKind, RegisterError, RegisterOutputs, ScratchOutput, ScratchStore,
+    StopRegistry, TryLockOutputs,
 };
 use crate::start::{Registry, start};
 use crate::{CancelFlag, Error, staging};
@@ -151,6 +152,14 @@ impl Registry {
     /// Ends the registry's threads.
     pub(crate) async fn stop(&self) {
         self.store.send(StopRegistry).await.unwrap();
+    }
+
+    /// Waits until every lock is free that was let go of before.
+    pub(crate) async fn locks_are_free(&self) {
+        let paths = BTreeSet::new();
+        // The thread that frees them takes its jobs in their order.
+        let nothing = self.locks.send(TryLockOutputs { paths }).await.unwrap();
+        assert!(matches!(nothing, Ok(LockAttempt::Acquired(_))));
     }
 
     /// Registers outputs and waits.

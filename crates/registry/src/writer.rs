@@ -4,17 +4,21 @@
 //! take one commit ─► and all that wait ─► one sync of contents ─► one transaction ─► answer each
 //! ```
 //!
-//! Registrations that arrive while a batch is on its way to the disk share the next one. Each has a
-//! savepoint of its own, so a bad one fails alone; a failed sync or commit fails all of them.
+//! Registrations that arrive while a batch is on its way to the disk share the next one. When many
+//! come at once, a batch waits for more of them, for no longer than the disk took for the last one:
+//! so at most half of the time is spent on syncing, which everybody who makes files suffers from.
+//! Each has a savepoint of its own, so a bad one fails alone; a failed sync or commit fails all of
+//! them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TryRecvError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use store_model::{Realisation, StorePath};
-use tokio::sync::mpsc;
 
 use crate::db::Database;
 use crate::db::realisations;
@@ -23,7 +27,14 @@ use crate::layout::Layout;
 use crate::{Error, sync, workers};
 
 /// Most commits in one batch: beyond it sharing saves nothing, and the first ones wait longer.
-const MAX_BATCH: usize = 100;
+const MAX_BATCH: usize = 256;
+
+/// From how many commits on a batch is part of a flood: so many that were made at the same time do not
+/// wait for each other's answers, and will hardly mind to wait for a few more.
+const FLOOD: usize = 4;
+
+/// Longest that a batch waits for more of a flood, however slow the disk is.
+const MAX_GATHERING: Duration = Duration::from_millis(50);
 
 /// How many commits may wait before those who make them do.
 const QUEUE_LEN: usize = 256;
@@ -52,7 +63,7 @@ pub(crate) enum ContentSync {
 /// The sending end of the writer's queue.
 #[derive(Debug, Clone)]
 pub(crate) struct CommitQueue {
-    commits: mpsc::Sender<Commit>,
+    commits: SyncSender<Commit>,
     #[cfg(test)]
     n_batches: Arc<AtomicU64>,
 }
@@ -60,7 +71,7 @@ pub(crate) struct CommitQueue {
 impl CommitQueue {
     /// Queues a commit from a thread that may wait.
     pub(crate) fn submit_blocking(&self, commit: Commit) {
-        if let Err(refused) = self.commits.blocking_send(commit) {
+        if let Err(refused) = self.commits.send(commit) {
             (refused.0.done)(Err(Error::Stopped));
         }
     }
@@ -89,7 +100,7 @@ impl Writer {
         database: Database,
         content_sync: ContentSync,
     ) -> Result<Self, Error> {
-        let (commits, receiver) = mpsc::channel(QUEUE_LEN);
+        let (commits, receiver) = mpsc::sync_channel(QUEUE_LEN);
         let n_batches = Arc::new(AtomicU64::new(0));
         let state = State {
             layout,
@@ -103,7 +114,7 @@ impl Writer {
                 #[cfg(test)]
                 n_batches,
             },
-            thread: workers::spawn("writer", move || state.run(receiver))?,
+            thread: workers::spawn("writer", move || state.run(&receiver))?,
         })
     }
 
@@ -129,32 +140,34 @@ struct State {
 }
 
 impl State {
-    fn run(self, mut receiver: mpsc::Receiver<Commit>) {
-        while let Some(first) = receiver.blocking_recv() {
-            let mut batch = vec![first];
-            while batch.len() < MAX_BATCH
-                && let Ok(commit) = receiver.try_recv()
-            {
-                batch.push(commit);
+    fn run(self, receiver: &Receiver<Commit>) {
+        let mut patience = Duration::ZERO;
+        while let Ok(first) = receiver.recv() {
+            let batch = gather(first, receiver, patience);
+            let n_commits = batch.len();
+            let started_at = now();
+            self.commit_and_answer(batch);
+            patience = self::patience(n_commits, started_at.elapsed());
+        }
+    }
+
+    fn commit_and_answer(&self, batch: Vec<Commit>) {
+        self.n_batches.fetch_add(1, Ordering::Relaxed);
+        match catch_unwind(AssertUnwindSafe(|| self.commit(&batch))) {
+            Ok(Ok(outcomes)) => {
+                for (commit, outcome) in batch.into_iter().zip(outcomes) {
+                    answer(commit, outcome);
+                }
             }
-            self.n_batches.fetch_add(1, Ordering::Relaxed);
-            let outcomes = catch_unwind(AssertUnwindSafe(|| self.commit(&batch)));
-            match outcomes {
-                Ok(Ok(outcomes)) => {
-                    for (commit, outcome) in batch.into_iter().zip(outcomes) {
-                        answer(commit, outcome);
-                    }
+            Ok(Err(failure)) => {
+                let failure = Arc::new(failure);
+                for commit in batch {
+                    answer(commit, Err(Error::Shared(Arc::clone(&failure))));
                 }
-                Ok(Err(failure)) => {
-                    let failure = Arc::new(failure);
-                    for commit in batch {
-                        answer(commit, Err(Error::Shared(Arc::clone(&failure))));
-                    }
-                }
-                Err(_) => {
-                    for commit in batch {
-                        answer(commit, Err(Error::WorkerLost { name: "writer" }));
-                    }
+            }
+            Err(_) => {
+                for commit in batch {
+                    answer(commit, Err(Error::WorkerLost { name: "writer" }));
                 }
             }
         }
@@ -206,6 +219,43 @@ impl State {
         strategy.sync_rest(&self.layout)?;
         Ok(synced)
     }
+}
+
+/// Takes what waits behind `first`, and what comes within `patience`.
+fn gather(first: Commit, receiver: &Receiver<Commit>, patience: Duration) -> Vec<Commit> {
+    let mut batch = vec![first];
+    let deadline = now() + patience;
+    while batch.len() < MAX_BATCH {
+        match receiver.try_recv() {
+            Ok(commit) => batch.push(commit),
+            Err(TryRecvError::Disconnected) => break,
+            Err(TryRecvError::Empty) => {
+                let left = deadline.saturating_duration_since(now());
+                match receiver.recv_timeout(left) {
+                    Ok(commit) => batch.push(commit),
+                    Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
+                }
+            }
+        }
+    }
+    batch
+}
+
+/// Returns how long the next batch may wait for more, after one of `n_commits` that took so long.
+fn patience(n_commits: usize, took: Duration) -> Duration {
+    if n_commits < FLOOD {
+        // Perhaps one that waits for the answer before it asks for more.
+        return Duration::ZERO;
+    }
+    took.min(MAX_GATHERING)
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a thread of its own, which no test's clock could wake"
+)]
+fn now() -> Instant {
+    Instant::now()
 }
 
 /// What the engine means when it ends a transaction without an error of its own.

@@ -5,22 +5,19 @@ use actix::{Actor, Context, Handler, ResponseFuture};
 use crate::Error;
 use crate::messages::{AwaitLock, LockAttempt, TryLockOutputs};
 use crate::path_lock::PathLocker;
-use crate::workers::WorkerPool;
+use crate::workers::WeakWorkQueue;
 
 /// Gives out locks on outputs, and wakes those who wait for one.
 #[derive(Debug)]
 pub struct LockKeeper {
     locker: PathLocker,
-    /// One thread: opening a lock file can wait for a disk.
-    locking: WorkerPool<()>,
+    /// To one thread: opening a lock file can wait for a disk. It ends with the registry's others.
+    locking: WeakWorkQueue<()>,
 }
 
 impl LockKeeper {
-    pub(crate) fn new(locker: PathLocker) -> Result<Self, Error> {
-        Ok(Self {
-            locker,
-            locking: WorkerPool::start("locking", vec![()])?,
-        })
+    pub(crate) const fn new(locker: PathLocker, locking: WeakWorkQueue<()>) -> Self {
+        Self { locker, locking }
     }
 }
 
@@ -33,8 +30,11 @@ impl Handler<TryLockOutputs> for LockKeeper {
 
     fn handle(&mut self, request: TryLockOutputs, _: &mut Context<Self>) -> Self::Result {
         let locker = self.locker.clone();
-        let queue = self.locking.queue();
-        Box::pin(async move { queue.run(move |()| locker.try_lock(request.paths)).await })
+        let queue = self.locking.upgrade();
+        Box::pin(async move {
+            let queue = queue.ok_or(Error::Stopped)?;
+            queue.run(move |()| locker.try_lock(request.paths)).await
+        })
     }
 }
 

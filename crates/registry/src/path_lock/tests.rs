@@ -87,6 +87,7 @@ async fn a_lock_file_is_private_and_gone_after() {
     assert_eq!(metadata.mode(), 0o100_600);
     let mut open = fs::File::open(lock_file(&store, &path)).unwrap();
     drop(locks);
+    registry.locks_are_free().await;
     assert!(!lock_file(&store, &path).exists());
     // Whoever had it open sees the token of a stale lock.
     let mut token = String::new();
@@ -109,8 +110,10 @@ async fn all_locks_are_taken_or_none() {
             assert_eq!((path, holder), (second.clone(), LockHolder::ThisProcess));
         }
     }
+    registry.locks_are_free().await;
     assert!(!lock_file(&store, &first).exists());
     drop(held);
+    registry.locks_are_free().await;
     drop(lock(&registry, &[first, second]).await);
 }
 
@@ -263,6 +266,7 @@ async fn a_planted_hard_link_is_never_written_to() {
     for target in [canary.path(), &empty] {
         fs::hard_link(target, lock_file(&store, &path)).unwrap();
         drop(lock(&registry, std::slice::from_ref(&path)).await);
+        registry.locks_are_free().await;
     }
     canary.check();
     assert_eq!(fs::read(&empty).unwrap(), b"");

@@ -100,6 +100,7 @@ async fn outputs_that_mention_themselves_and_each_other_say_the_paths_that_there
         .unwrap();
     assert_eq!(info.references, [out.clone(), dev.clone()].into());
     assert!(info.content_address.unwrap().starts_with("fixed:r:sha256:"));
+    registry.locks_are_free().await;
     assert_eq!(store.objects().len(), 2);
     assert!(store.staged().is_empty());
     registry.stop().await;
@@ -182,6 +183,7 @@ async fn an_output_that_is_realised_by_another_path_keeps_it_and_what_was_valid_
     let two = register_as("two", 2).await.unwrap();
     // The same again is the same.
     assert_eq!(register_as("one", 1).await.unwrap(), one);
+    registry.locks_are_free().await;
     let objects = store.objects();
     for contents in ["two", "three"] {
         let answer = register_as(contents, 1).await;
@@ -192,6 +194,7 @@ async fn an_output_that_is_realised_by_another_path_keeps_it_and_what_was_valid_
             matches!(error, Error::RealisationConflict { .. }),
             "{error}"
         );
+        registry.locks_are_free().await;
         assert_eq!(store.objects(), objects);
     }
     let paths: Vec<StorePath> = one.values().chain(two.values()).cloned().collect();

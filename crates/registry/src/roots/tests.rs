@@ -257,6 +257,7 @@ async fn add_texts(registry: &Registry, names: &[&str]) -> Vec<Added> {
         };
         added.push(registry.store.send(request).await.unwrap().unwrap());
     }
+    registry.locks_are_free().await;
     added
 }
 

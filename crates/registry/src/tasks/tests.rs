@@ -242,6 +242,7 @@ async fn leftovers_are_discarded_and_valid_paths_left_alone() {
     let paths = vec![valid.clone(), leftover, path('b', "absent")];
     let request = DiscardInvalidPaths { paths };
     registry.store.send(request).await.unwrap().unwrap();
+    registry.locks_are_free().await;
     assert_eq!(store.objects(), [valid.to_string()].into());
     registry.stop().await;
     let left = fs::read_dir(store.layout().real_store_dir).unwrap().count();

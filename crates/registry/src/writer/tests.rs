@@ -96,6 +96,40 @@ fn registrations_that_wait_share_one_transaction() {
     bench.writer.join();
 }
 
+fn commit() -> Commit {
+    Commit {
+        registrations: Vec::new(),
+        realisations: Vec::new(),
+        signatures: BTreeMap::new(),
+        done: Box::new(|_| {}),
+    }
+}
+
+#[test]
+fn a_batch_waits_for_what_comes_while_there_is_patience_and_room() {
+    let (commits, receiver) = mpsc::sync_channel(MAX_BATCH + 1);
+    let a_day = Duration::from_hours(24);
+    commits.send(commit()).unwrap();
+    // What waits is taken without patience, too.
+    assert_eq!(gather(commit(), &receiver, Duration::ZERO).len(), 2);
+    assert_eq!(gather(commit(), &receiver, Duration::ZERO).len(), 1);
+    for _ in 0..=MAX_BATCH {
+        commits.send(commit()).unwrap();
+    }
+    assert_eq!(gather(commit(), &receiver, a_day).len(), MAX_BATCH);
+    let sender = std::thread::spawn(move || commits.send(commit()).unwrap());
+    assert_eq!(gather(commit(), &receiver, a_day).len(), 4);
+    sender.join().unwrap();
+}
+
+#[test]
+fn only_a_flood_waits_for_more_and_no_longer_than_the_disk_took() {
+    let took = Duration::from_millis(7);
+    assert_eq!(patience(1, took), Duration::ZERO);
+    assert_eq!(patience(FLOOD, took), took);
+    assert_eq!(patience(MAX_BATCH, MAX_GATHERING * 9), MAX_GATHERING);
+}
+
 #[test]
 fn a_bad_registration_fails_alone() {
     let bench = Bench::new();
