@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use it::cache_server::CacheServer;
 use it::hand_over::Program;
 use it::{BinaryCache, Profile, TestStore, measure};
 
@@ -11,7 +12,17 @@ pub(crate) struct Shelf {
     /// Where they were built, and where the cache lies.
     _origin: TestStore,
     cache: BinaryCache,
+    server: Option<CacheServer>,
     paths: Vec<String>,
+}
+
+/// How far away a cache is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Distance {
+    /// In a directory of this machine.
+    Directory,
+    /// On a server that takes this long for every answer.
+    Server(Duration),
 }
 
 /// What is put into a cache.
@@ -31,7 +42,7 @@ pub(crate) const LARGE: &str = r#"mk "large" "dd if=/dev/urandom of=$out bs=1M c
 
 impl Shelf {
     /// Builds something and has Nix copy it into a cache.
-    pub(crate) fn fill(goods: &Goods, parent: &Path) -> Self {
+    pub(crate) fn fill(goods: &Goods, distance: Distance, parent: &Path) -> Self {
         let origin = TestStore::beneath(parent, Profile::native());
         let drvs = origin.instantiate(goods.expression);
         let built = origin.goalctl(["build", "-j", "2"]).args(&drvs).succeed();
@@ -39,29 +50,41 @@ impl Shelf {
         let cache = BinaryCache::beside(&origin);
         let parameters = format!("&compression={}", goods.compression);
         cache.fill_with(&origin, &parameters, &paths);
+        let server = match distance {
+            Distance::Directory => None,
+            Distance::Server(delay) => {
+                let server = CacheServer::start(cache.dir());
+                server.delay(delay);
+                Some(server)
+            }
+        };
         Self {
             _origin: origin,
             cache,
+            server,
             paths,
         }
     }
 
     /// Fetches all of it into a fresh store; returns the wall time.
     ///
-    /// `address` is another one for the same cache. Nix counts what it fetches among its builds, so it
-    /// may have as many of those as goalctl may fetch at once.
-    pub(crate) fn fetch(&self, program: Program, parent: &Path, address: Option<&str>) -> Duration {
+    /// Nix counts what it fetches among its builds, so it may have as many of those as goalctl may fetch
+    /// at once.
+    pub(crate) fn fetch(&self, program: Program, parent: &Path) -> Duration {
         let store = TestStore::beneath(parent, Profile::native());
         let invocation = match program {
             Program::Goalctl => store.goalctl(["ensure"]),
             Program::GenuineNix => store.nix_store(["--realise", "-j", "16"]),
         };
-        let url = self.cache.url();
+        let url = self
+            .server
+            .as_ref()
+            .map_or_else(|| self.cache.url(), CacheServer::url);
         let started_at = measure::now();
         let finished = self
             .cache
             .used_by(invocation)
-            .option("substituters", address.unwrap_or(&url))
+            .option("substituters", &url)
             .args(&self.paths)
             .succeed();
         finished.ended_at - started_at

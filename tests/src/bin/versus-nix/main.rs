@@ -16,7 +16,7 @@ use it::graph::LayeredGraph;
 use it::hand_over::{self, Program};
 use it::{Profile, TestStore, measure, requirement};
 
-use self::fetching::{Goods, LARGE, SMALL, Shelf};
+use self::fetching::{Distance, Goods, LARGE, SMALL, Shelf};
 
 /// How often each program does each thing, if nobody says otherwise.
 const ROUNDS: usize = 5;
@@ -53,11 +53,11 @@ fn main() {
             workload.run(program, parent.path())
         });
     }
-    for (title, goods) in shelves() {
+    for (title, goods, distance) in shelves() {
         if is_wanted(title) {
-            let shelf = Shelf::fill(&goods, parent.path());
+            let shelf = Shelf::fill(&goods, distance, parent.path());
             compare(title, n_rounds, |program, _| {
-                shelf.fetch(program, parent.path(), None)
+                shelf.fetch(program, parent.path())
             });
         }
     }
@@ -71,15 +71,30 @@ fn main() {
     }
 }
 
-fn shelves() -> Vec<(&'static str, Goods)> {
+fn shelves() -> Vec<(&'static str, Goods, Distance)> {
     let goods = |expression, compression| Goods {
         expression,
         compression,
     };
+    let away = Distance::Server(Duration::from_millis(20));
+    let small = "1,000 small paths of a directory";
     vec![
-        ("1,000 small paths of a directory", goods(SMALL, "none")),
-        ("1,000 small paths of a directory, xz", goods(SMALL, "xz")),
-        ("a path of 400 MB of a directory", goods(LARGE, "none")),
+        (small, goods(SMALL, "none"), Distance::Directory),
+        (
+            "1,000 small paths of a directory, xz",
+            goods(SMALL, "xz"),
+            Distance::Directory,
+        ),
+        (
+            "1,000 small paths of a server that takes 20 ms for each answer",
+            goods(SMALL, "none"),
+            away,
+        ),
+        (
+            "a path of 400 MB of a directory",
+            goods(LARGE, "none"),
+            Distance::Directory,
+        ),
     ]
 }
 
