@@ -12,12 +12,14 @@ use std::time::Duration;
 use actix::Recipient;
 use store_model::StorePath;
 use store_model::narinfo::{CacheInfo, MAX_FILE_BYTES, NarInfo, RelativeUrl};
+use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
 
 use crate::error::chain;
 use crate::messages::{FetchProgressed, Freshness};
 use crate::narinfo_cache::{FileKey, NarInfoCache, Remembered, UnixTime};
+use crate::read_ahead::{self, read_ahead};
 use crate::transfer::unwrap_archive;
 use crate::transport::{self, Cause, OpenRequest, Transport, TransportError};
 use crate::trust::{Signatures, Trust};
@@ -320,7 +322,11 @@ impl Client {
             // This wakes a reader that waits. So does the end of the runtime, with this task.
             drop(alive);
         });
-        unwrap_archive(narinfo, address.clone(), compressed, progress, permit)
-            .map_err(|error: io::Error| broken(error.into()))
+        let contents = unwrap_archive(narinfo, address.clone(), compressed, progress, permit)
+            .map_err(|error: io::Error| broken(error.into()))?;
+        if narinfo.info.nar_size_bytes < read_ahead::MIN_BYTES {
+            return Ok(contents);
+        }
+        Ok(Box::new(read_ahead(&Handle::current(), contents)))
     }
 }

@@ -14,6 +14,7 @@ pub mod error;
 pub mod messages;
 mod narinfo_cache;
 mod policy;
+mod read_ahead;
 mod runtime;
 pub mod start;
 #[cfg(test)]

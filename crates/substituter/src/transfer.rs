@@ -6,7 +6,7 @@ use std::time::Duration;
 use actix::Recipient;
 use store_model::Hash;
 use store_model::hash::Hasher;
-use store_model::narinfo::NarInfo;
+use store_model::narinfo::{Compression, NarInfo};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
@@ -27,12 +27,17 @@ pub(crate) fn unwrap_archive(
     progress: Option<Recipient<FetchProgressed>>,
     permit: OwnedSemaphorePermit,
 ) -> io::Result<Box<dyn Read + Send>> {
+    // Of what is not compressed its reader checks the very same hash.
+    let is_checked_later = |hash: &Hash| {
+        narinfo.compression == Compression::None && *hash == narinfo.info.nar_hash.to_hash()
+    };
     let counted = Counted {
         compressed,
         n_bytes: 0,
         n_expected: narinfo.file_size_bytes,
         hash: narinfo
             .file_hash
+            .filter(|hash| !is_checked_later(hash))
             .map(|expected| (Hasher::new(expected.algorithm()), expected)),
         progress: progress.map(|recipient| Progress {
             recipient,
