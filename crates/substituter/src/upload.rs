@@ -217,7 +217,7 @@ impl Uploader {
         published.map_err(Arc::new)
     }
 
-    /// Makes sure that all of it would survive a power cut. Blocks.
+    /// Ends: makes sure that all of it would survive a power cut. Blocks.
     ///
     /// # Errors
     /// It may not.

@@ -255,9 +255,11 @@ impl Shelf for DirectoryShelf {
 
     fn settle(&self) -> Result<(), ShelfError> {
         // What was never prepared has nothing to lose.
-        if self.staging.get().is_none() {
+        let Some(staging) = self.staging.get() else {
             return Ok(());
-        }
+        };
+        // Not when the last one who may write has ended, which may be after the process.
+        staging.remove();
         let synced = rustix::fs::fsync(self.open_folder("")?);
         match synced {
             // Some network file systems have nothing to sync about a directory.

@@ -48,7 +48,8 @@ pub(crate) trait Shelf: Send + Sync + fmt::Debug {
     /// Returns how publications are to be handed in.
     fn grouping(&self) -> Grouping;
 
-    /// Makes sure that what was put survives a power cut, as far as that is in our hands. Blocks.
+    /// Ends: makes sure that what was put survives a power cut, as far as that is in our hands, and
+    /// deletes what has no name yet. Blocks.
     ///
     /// # Errors
     /// It may not.

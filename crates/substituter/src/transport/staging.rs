@@ -7,7 +7,7 @@ use std::fs::File;
 use std::hash::{BuildHasher as _, RandomState};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use rustix::fs::{AtFlags, CWD, Dir, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
@@ -23,7 +23,7 @@ const DIRECTORY: OFlags = OFlags::RDONLY
     .union(OFlags::NOFOLLOW)
     .union(OFlags::CLOEXEC);
 
-/// The directory, deleted with everything in it when the value is dropped.
+/// The directory, deleted with everything in it when the value is dropped, if not before.
 #[derive(Debug)]
 pub(super) struct Staging {
     root: OwnedFd,
@@ -31,6 +31,7 @@ pub(super) struct Staging {
     name: String,
     dir: File,
     n_names: AtomicU64,
+    is_removed: AtomicBool,
 }
 
 impl Staging {
@@ -56,6 +57,7 @@ impl Staging {
                     name,
                     dir: dir.into(),
                     n_names: AtomicU64::new(0),
+                    is_removed: AtomicBool::new(false),
                 });
             }
         }
@@ -78,19 +80,28 @@ impl Staging {
         format!("file://{}", path.display())
     }
 
-    /// Deletes a file in it.
+    /// Deletes a file in it, which may be gone with the directory.
     pub(super) fn delete(&self, name: &str) {
-        if let Err(errno) = rustix::fs::unlinkat(&self.dir, name, AtFlags::empty()) {
-            tracing::warn!("cannot delete '{}': {errno}", self.address(name));
+        match rustix::fs::unlinkat(&self.dir, name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(errno) => tracing::warn!("cannot delete '{}': {errno}", self.address(name)),
+        }
+    }
+
+    /// Deletes the directory; nothing can be made in it any more.
+    pub(super) fn remove(&self) {
+        if self.is_removed.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        if let Err(errno) = delete(self.root.as_fd(), &self.name, self.dir.as_fd()) {
+            tracing::warn!("cannot delete '{}': {errno}", self.address(""));
         }
     }
 }
 
 impl Drop for Staging {
     fn drop(&mut self) {
-        if let Err(errno) = delete(self.root.as_fd(), &self.name, self.dir.as_fd()) {
-            tracing::warn!("cannot delete '{}': {errno}", self.address(""));
-        }
+        self.remove();
     }
 }
 
