@@ -122,7 +122,7 @@ fn files(cache: &Path) -> BTreeMap<String, (u32, Vec<u8>)> {
 #[track_caller]
 fn assert_whole(cache: &Path) -> usize {
     let files = files(cache);
-    let narinfos = files.iter().filter(|(name, _)| name.ends_with(".narinfo"));
+    let narinfos = files.iter().filter(|(name, _)| has_kind(name, "narinfo"));
     let narinfos: Vec<NarInfo> = narinfos
         .map(|(_, (_, text))| NarInfo::parse(text, &StoreDir::default()).expect("it is whole"))
         .collect();
@@ -140,12 +140,19 @@ fn assert_whole(cache: &Path) -> usize {
     paths.len()
 }
 
+/// Returns whether the name of a file ends in a dot and `kind`.
+fn has_kind(name: &str, kind: &str) -> bool {
+    Path::new(name)
+        .extension()
+        .is_some_and(|found| found == kind)
+}
+
 /// Fails if a cache has anything that no path and no reader of it needs.
 #[track_caller]
 fn assert_tidy(cache: &Path) {
     let files = files(cache);
     let text = |name: &str| String::from_utf8_lossy(&files[name].1).into_owned();
-    let narinfos = files.keys().filter(|name| name.ends_with(".narinfo"));
+    let narinfos = files.keys().filter(|name| has_kind(name, "narinfo"));
     let archives: BTreeSet<String> = narinfos
         .flat_map(|name| {
             let text = text(name);
@@ -155,8 +162,7 @@ fn assert_tidy(cache: &Path) {
         .collect();
     for name in files.keys() {
         let is_known = ["nix-cache-info", "nar", "log", "realisations"].contains(&name.as_str())
-            || name.ends_with(".narinfo")
-            || name.ends_with(".ls")
+            || ["narinfo", "ls"].iter().any(|kind| has_kind(name, kind))
             || archives.contains(name);
         assert!(is_known, "{name}");
     }
@@ -375,10 +381,17 @@ fn an_address_that_makes_no_sense_is_refused_before_anything_is_written() {
         &scene.to(""),
         "its paths are for '/gnu/store', not for '/nix/store'",
     );
-    for words in [&["copy"][..], &["copy", "--to", "a", "--from", "b"]] {
+    for (words, reason) in [
+        (&["copy"][..], "--to <URL>|--from <URL>"),
+        (&["copy", "--to", "a", "--from", "b"], "cannot be used with"),
+        (
+            &["copy", "--from", "file:///a file:///b"],
+            "is not the address",
+        ),
+    ] {
         let store = &scene.origin;
         let finished = store.goalctl(words).args(&scene.paths).run();
-        finished.expect_status(1);
+        finished.expect_status(1).expect_error(reason);
     }
 }
 

@@ -151,7 +151,7 @@ mod tests {
     use crate::decompress::decompress;
 
     fn sample() -> Vec<u8> {
-        let noise = (0..300_000_u32).map(|idx| (idx.wrapping_mul(2_654_435_761) >> 13) as u8);
+        let noise = (0..300_000_u32).map(|idx| idx.wrapping_mul(2_654_435_761).to_be_bytes()[1]);
         noise.chain(std::iter::repeat_n(7, 100_000)).collect()
     }
 

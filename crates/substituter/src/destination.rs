@@ -89,15 +89,17 @@ impl Destination {
                 })?;
             }
             "parallel-compression" => {
-                self.method.workers = match parse_switch(key, &value)? {
-                    true => Workers::OneForEachCore,
-                    false => Workers::One,
+                self.method.workers = if parse_switch(key, &value)? {
+                    Workers::OneForEachCore
+                } else {
+                    Workers::One
                 }
             }
             "write-nar-listing" => {
-                self.listings = match parse_switch(key, &value)? {
-                    true => Listings::Written,
-                    false => Listings::Unwanted,
+                self.listings = if parse_switch(key, &value)? {
+                    Listings::Written
+                } else {
+                    Listings::Unwanted
                 }
             }
             "want-mass-query" => self.want_mass_query = parse_switch(key, &value)?,

@@ -8,8 +8,8 @@ use super::{BuildArguments, BuilderArguments, OptionArguments, Subject};
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("direction").required(true).args(["to", "from"]))]
 pub(crate) struct CopyArguments {
-    /// Put paths of the store into this cache: file:///DIR, http://… or https://…, with the parameters
-    /// of Nix, such as '?compression=zstd&secret-key=FILE'
+    /// Put paths of the store into this cache, in a directory (`file:`) or on a server, with the
+    /// parameters of Nix, such as '?compression=zstd&secret-key=FILE'
     #[arg(long, value_name = "URL")]
     pub(crate) to: Option<String>,
     /// Fetch paths from this cache, and from no other

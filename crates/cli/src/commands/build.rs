@@ -16,8 +16,8 @@ use store_model::wanted_outputs::WantedOutputs;
 use store_model::{ContentAddress, Settings, StorePath};
 use substituter::StopSubstituter;
 
-use super::{Session, out_link, plan};
-use crate::args::{BuildArguments, Source, Subject};
+use super::{Session, copy, out_link, plan};
+use crate::args::{BuildArguments, Subject};
 use crate::configure::typed;
 use crate::exit_status::ExitStatus;
 use crate::failure::{Failure, Result};
@@ -146,20 +146,9 @@ fn flags(arguments: &BuildArguments) -> Vec<Assignment> {
     let rounds = arguments
         .rounds
         .map(|n_rounds| typed("repeat", &n_rounds.saturating_sub(1).to_string()));
-    let source = arguments.source.iter().flat_map(of_source);
-    values.chain(switches).chain(rounds).chain(source).collect()
-}
-
-/// Turns the one cache that is asked into assignments.
-fn of_source(source: &Source) -> Vec<Assignment> {
-    let mut assignments = vec![
-        typed("substitute", "true"),
-        typed("substituters", &source.url),
-    ];
-    if source.no_check_sigs {
-        assignments.push(typed("require-sigs", "false"));
-    }
-    assignments
+    let source = arguments.source.iter().flat_map(copy::assignments);
+    let flags = values.chain(switches).chain(rounds);
+    flags.chain(source).collect()
 }
 
 /// Returns what the outputs are built for.

@@ -14,6 +14,7 @@ use futures_util::stream::FuturesUnordered;
 use registry::{AddTempRoots, QueryClosure};
 use serde_json::{Value, json};
 use store_model::export::references_first;
+use store_model::settings::Assignment;
 use store_model::{PathInfo, Settings, StorePath};
 use substituter::{
     CacheWriter, PrepareCache, QueryPresent, StopWriter, UploadError, UploadPath, Uploaded,
@@ -21,7 +22,8 @@ use substituter::{
 
 use super::query::path_info;
 use super::{Session, build, nar};
-use crate::args::CopyArguments;
+use crate::args::{CopyArguments, Source};
+use crate::configure::typed;
 use crate::exit_status::ExitStatus;
 use crate::failure::{Failure, Result};
 use crate::interrupt::Interrupts;
@@ -47,6 +49,12 @@ pub(super) async fn copy(
 ) -> Result<()> {
     // Exactly one of them is there.
     if let Some(url) = arguments.from.take() {
+        // In a list of caches it would be two, or none.
+        if url.is_empty() || url.contains(char::is_whitespace) {
+            return Err(Failure::message(format!(
+                "'{url}' is not the address of a cache"
+            )));
+        }
         let fetching = arguments.fetching(url);
         return build::build(session, &fetching, interrupts, output).await;
     }
@@ -54,49 +62,53 @@ pub(super) async fn copy(
     let layout = session.layout()?;
     let settings = session.settings()?;
     let store = Store::open(&layout, &settings)?;
-    let writer = start_writer(session, &url, &store, &settings);
-    let done = match &writer {
-        Ok(writer) => {
-            let finder = session.finder(&layout);
-            let copying = Copying {
-                store: &store,
-                finder: &finder,
-                writer,
-                url: substituter::shown_address(&url),
-                style: session.style,
-                is_json: arguments.json,
-                max_under_way: match settings.http_connections {
-                    0 => MAX_UNDER_WAY,
-                    n => n.min(MAX_UNDER_WAY),
-                },
-            };
-            interrupts.unless(copying.copy(&arguments, output)).await
+    let writer = match start_writer(session, &url, &store, &settings) {
+        Ok(writer) => writer,
+        Err(failure) => {
+            store.close().await;
+            return Err(failure);
         }
-        Err(_) => Ok(()),
     };
+    let copying = Copying {
+        store: &store,
+        finder: &session.finder(&layout),
+        writer: &writer,
+        url: substituter::shown_address(&url),
+        style: session.style,
+        is_json: arguments.json,
+        max_under_way: match settings.http_connections {
+            0 => MAX_UNDER_WAY,
+            n => n.min(MAX_UNDER_WAY),
+        },
+    };
+    let done = interrupts.unless(copying.copy(&arguments, output)).await;
     let stopping = async {
-        let settled = match &writer {
-            Ok(writer) => ask(writer, StopWriter).await,
-            Err(_) => Ok(()),
-        };
+        let settled = ask(&writer, StopWriter).await;
         store.close().await;
         settled
     };
-    match done.as_ref().err().and_then(Failure::signal) {
-        Some(signal) => {
-            let cleaned = async {
-                // Nothing that was interrupted is said to be there.
-                let _settled = stopping.await;
-            };
-            interrupts.clean_up(signal, cleaned).await;
-            done
-        }
-        None => {
-            let settled = stopping.await;
-            writer?;
-            done.and(settled)
-        }
+    let Some(signal) = done.as_ref().err().and_then(Failure::signal) else {
+        let settled = stopping.await;
+        return done.and(settled);
+    };
+    let stopping = async {
+        // Nothing of what was interrupted is said to be there.
+        let _settled = stopping.await;
+    };
+    interrupts.clean_up(signal, stopping).await;
+    done
+}
+
+/// Returns what stands for the one cache among the settings.
+pub(super) fn assignments(source: &Source) -> Vec<Assignment> {
+    let mut assignments = vec![
+        typed("substitute", "true"),
+        typed("substituters", &source.url),
+    ];
+    if source.no_check_sigs {
+        assignments.push(typed("require-sigs", "false"));
     }
+    assignments
 }
 
 fn start_writer(
@@ -260,7 +272,7 @@ impl Copying<'_> {
         let path = self.store.dir().print(path);
         if self.is_json {
             let event = json!({"event": "copying", "path": path, "to": self.url});
-            return self.tell_json(&event, output);
+            return tell_json(&event, output);
         }
         say(&format!("copying path '{path}' to '{}'...\n", self.url));
         Ok(())
@@ -276,7 +288,7 @@ impl Copying<'_> {
             "narSize": uploaded.nar_size_bytes,
             "fileSize": uploaded.file_size_bytes,
         });
-        self.tell_json(&event, output)
+        tell_json(&event, output)
     }
 
     fn tell_failed(&self, path: &StorePath, error: UploadError, output: &mut Output) -> Result<()> {
@@ -286,12 +298,7 @@ impl Copying<'_> {
         if !self.is_json {
             return Ok(());
         }
-        self.tell_json(&json!({"event": "failed", "path": path}), output)
-    }
-
-    fn tell_json(&self, event: &Value, output: &mut Output) -> Result<()> {
-        output.line(event)?;
-        output.flush()
+        tell_json(&json!({"event": "failed", "path": path}), output)
     }
 
     fn report(&self, tally: &Tally, output: &mut Output) -> Result<()> {
@@ -304,7 +311,7 @@ impl Copying<'_> {
                 "narSize": tally.nar_size_bytes,
                 "fileSize": tally.file_size_bytes,
             });
-            return self.tell_json(&event, output);
+            return tell_json(&event, output);
         }
         say(&tally.summary(&self.url));
         Ok(())
@@ -314,26 +321,25 @@ impl Copying<'_> {
 impl Tally {
     /// Returns a line for people.
     fn summary(&self, url: &str) -> String {
-        let mut text = format!(
-            "copied {} to '{url}'",
-            match self.n_copied {
-                1 => "1 path".to_owned(),
-                n_copied => format!("{n_copied} paths"),
-            }
-        );
-        if self.n_copied > 0 {
-            text += &format!(
-                ": {}, of which it keeps {}",
-                size(self.nar_size_bytes),
-                size(self.file_size_bytes)
-            );
-        }
-        if self.n_present > 0 {
-            text += &format!("; {} were there", self.n_present);
-        }
-        if self.n_failed > 0 {
-            text += &format!("; {} were not copied", self.n_failed);
-        }
-        text + "\n"
+        let paths = match self.n_copied {
+            1 => "1 path".to_owned(),
+            n_copied => format!("{n_copied} paths"),
+        };
+        let (before, after) = (size(self.nar_size_bytes), size(self.file_size_bytes));
+        let parts = [
+            (1, format!("copied {paths} to '{url}'")),
+            (self.n_copied, format!("{before}, {after} as it keeps them")),
+            (self.n_present, format!("{} were there", self.n_present)),
+            (self.n_failed, format!("{} were not copied", self.n_failed)),
+        ];
+        let told = parts.into_iter().filter(|(n_paths, _)| *n_paths > 0);
+        let told: Vec<String> = told.map(|(_, part)| part).collect();
+        told.join("; ") + "\n"
     }
+}
+
+/// Prints an event at once, for whoever waits for it.
+fn tell_json(event: &Value, output: &mut Output) -> Result<()> {
+    output.line(event)?;
+    output.flush()
 }

@@ -130,9 +130,9 @@ fn listings_are_those_that_nix_put_into_a_cache() {
         let (name, archive) = archives.iter().find(of_path).expect("the path's archive");
         let mut lister = ListingWriter::new(NarWriter::new(Vec::new()));
         read_whole(&mut &archive[..], &mut lister).expect("an archive of Nix is well-formed");
-        let (copy, _, listed) = lister.finish().expect("the archive was read to its end");
+        let (copy, _, text) = lister.finish().expect("the archive was read to its end");
         assert!(copy == *archive, "{name} is written differently");
-        assert!(listed == *listing, "{name} is listed differently");
+        assert!(text == *listing, "{name} is listed differently");
     }
     assert_eq!(listings.len(), 2);
 }

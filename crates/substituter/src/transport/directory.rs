@@ -54,8 +54,8 @@ impl Staged {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         // As the user's mask has it: others may be meant to read the cache.
         let mode = Mode::from_raw_mode(0o666);
-        let made = rustix::fs::openat(staging.dir(), &name, flags, mode);
-        let file = made.map_err(|errno| ShelfError::of(staging.address(&name), errno))?;
+        let opened = rustix::fs::openat(staging.dir(), &name, flags, mode);
+        let file = opened.map_err(|errno| ShelfError::of(staging.address(&name), errno))?;
         Ok(Self {
             staging: Arc::clone(staging),
             name,
@@ -198,8 +198,8 @@ impl DirectoryShelf {
         &self,
         work: impl FnOnce(&Self) -> Result<T, ShelfError> + Send + 'static,
     ) -> Result<T, ShelfError> {
-        let shelf = self.clone();
-        let done = tokio::task::spawn_blocking(move || work(&shelf)).await;
+        let cache = self.clone();
+        let done = tokio::task::spawn_blocking(move || work(&cache)).await;
         done.unwrap_or_else(|lost| Err(ShelfError::of(self.address(""), io::Error::other(lost))))
     }
 }

@@ -17,7 +17,7 @@ pub(crate) struct Stock {
 
 impl Stock {
     /// Builds something.
-    pub(crate) fn build(goods: Goods, parent: &Path) -> Self {
+    pub(crate) fn build(goods: &Goods, parent: &Path) -> Self {
         let origin = TestStore::beneath(parent, Profile::native());
         let drvs = origin.instantiate(goods.expression);
         let built = origin.goalctl(["build", "-j", "2"]).args(&drvs).succeed();

@@ -65,7 +65,7 @@ fn main() {
     }
     for (title, goods) in stocks() {
         if is_wanted(title) {
-            let stock = Stock::build(goods, parent.path());
+            let stock = Stock::build(&goods, parent.path());
             compare(title, n_rounds, |program, _| stock.copy(program));
         }
     }

@@ -79,16 +79,19 @@ fn chained(error: &UploadError) -> String {
     crate::error::chain(error)
 }
 
+/// Files by name, with a slash before each, in the order in which they came.
+type Files = Arc<Mutex<Vec<(String, Vec<u8>)>>>;
+
 /// A server that takes files, and remembers what it was sent.
 struct Depot {
     server: Server,
-    files: Arc<Mutex<Vec<(String, Vec<u8>)>>>,
+    files: Files,
 }
 
 impl Depot {
     /// `refuse` may answer a request in its own way.
     fn start(refuse: impl Fn(&Request) -> Option<Vec<Step>> + Send + Sync + 'static) -> Self {
-        let files = Arc::<Mutex<Vec<(String, Vec<u8>)>>>::default();
+        let files = Files::default();
         let shelf = Arc::clone(&files);
         let server = Server::start(move |request| {
             if let Some(steps) = refuse(request) {
@@ -230,11 +233,10 @@ async fn an_upload_that_breaks_off_is_begun_again_from_its_beginning() {
     let writer = begin(&depot.server.url("/?compression=none"));
     prepare(&writer).await;
     upload(&writer, &low).await.unwrap();
+    writer.send(StopWriter).await.unwrap().unwrap();
     let files = depot.files.lock().unwrap();
     let archive = files.iter().find(|(name, _)| name.starts_with("/nar/"));
     assert_eq!(archive.unwrap().1, low.tree.to_nar().unwrap());
-    drop(files);
-    writer.send(StopWriter).await.unwrap().unwrap();
 }
 
 #[actix::test]
@@ -312,8 +314,9 @@ async fn a_copy_that_is_given_up_leaves_nothing_of_its_own() {
             };
             visitor.begin_file(None, header)?;
             begun.send(()).unwrap();
+            let chunk = vec![0; 1 << 16];
             loop {
-                visitor.file_contents(&[0; 1 << 16])?;
+                visitor.file_contents(&chunk)?;
             }
         }),
     };
