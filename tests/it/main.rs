@@ -11,6 +11,7 @@ mod builders;
 mod builtins;
 mod commands;
 mod cooperation;
+mod copying;
 mod differential;
 mod events;
 mod faults;

@@ -7,6 +7,7 @@
 //! ```
 
 use std::path::{Component, Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -44,6 +45,7 @@ pub struct Asked<'a> {
     /// What the directory has there.
     contents: Option<Vec<u8>>,
     root: &'a Path,
+    takes_files: bool,
 }
 
 /// Decides what is answered.
@@ -53,6 +55,7 @@ struct Shelf {
     root: PathBuf,
     plays: Mutex<Vec<(Files, Play)>>,
     delay: Mutex<Duration>,
+    takes_files: AtomicBool,
 }
 
 impl std::fmt::Debug for Shelf {
@@ -83,6 +86,7 @@ impl CacheServer {
             root: root.into(),
             plays: Mutex::default(),
             delay: Mutex::default(),
+            takes_files: AtomicBool::new(false),
         });
         Self {
             web: start(Arc::clone(&shelf)),
@@ -113,6 +117,12 @@ impl CacheServer {
         self
     }
 
+    /// From now on takes files that are put into the cache.
+    pub fn take_files(&self) -> &Self {
+        self.shelf.takes_files.store(true, Ordering::SeqCst);
+        self
+    }
+
     /// Returns the cache's address, without a slash at its end.
     #[must_use]
     pub fn url(&self) -> String {
@@ -132,13 +142,25 @@ impl CacheServer {
         let is_meant = |request: &&Request| files.contain(file_of(request));
         requests.iter().filter(is_meant).count()
     }
+
+    /// Returns which of some files it was sent, in order, as often as it was.
+    #[must_use]
+    pub fn puts(&self, files: &Files) -> Vec<String> {
+        let requests = self.web.requests();
+        let puts = requests.iter().filter(|request| request.method == "PUT");
+        let puts = puts.map(|request| file_of(request).to_owned());
+        puts.filter(|file| files.contain(file)).collect()
+    }
 }
 
 impl Asked<'_> {
     /// Returns the file, or the part of it that is asked for, with a tag that names the version; 404
-    /// if there is none.
+    /// if there is none. What is sent is put into the directory, if the server takes files.
     #[must_use]
     pub fn honest(&self) -> Answer {
+        if self.request.method == "PUT" {
+            return self.put();
+        }
         let Some(contents) = &self.contents else {
             return Answer::error(404);
         };
@@ -150,6 +172,20 @@ impl Asked<'_> {
             Answer::file(contents.as_slice())
         };
         answer.with("ETag", &tag).with("Accept-Ranges", "bytes")
+    }
+
+    fn put(&self) -> Answer {
+        let Some(path) = place(self.root, file_of(self.request)).filter(|_| self.takes_files)
+        else {
+            return Answer::error(405);
+        };
+        let folder = path.parent().expect("it lies below the root");
+        std::fs::create_dir_all(folder).expect("the cache is ours");
+        // Nobody is to see a part of it.
+        let part = tempfile::NamedTempFile::new_in(folder).expect("the cache is ours");
+        std::fs::write(part.path(), &self.request.body).expect("the file is ours");
+        part.persist(path).expect("the cache is ours");
+        Answer::done()
     }
 
     /// Returns the whole file, whatever part is asked for, as a server does that knows neither parts
@@ -189,6 +225,7 @@ impl Shelf {
         let asked = Asked {
             contents: read(&self.root, file),
             root: &self.root,
+            takes_files: self.takes_files.load(Ordering::SeqCst),
             request,
         };
         let plays = lock(&self.plays);
@@ -214,10 +251,14 @@ fn file_of(request: &Request) -> &str {
 
 /// Reads a file below the root, if there is one.
 fn read(root: &Path, file: &str) -> Option<Vec<u8>> {
+    std::fs::read(place(root, file)?).ok()
+}
+
+/// Returns where a file is, unless that is not below the root.
+fn place(root: &Path, file: &str) -> Option<PathBuf> {
     let file = Path::new(file);
     let is_below = |part: Component<'_>| matches!(part, Component::Normal(_));
-    let path = file.components().all(is_below).then(|| root.join(file))?;
-    std::fs::read(path).ok()
+    file.components().all(is_below).then(|| root.join(file))
 }
 
 /// Returns a name for some contents, other for others.

@@ -36,6 +36,8 @@ pub struct Request {
     pub tunnel: Option<String>,
     /// By name in small letters.
     pub headers: BTreeMap<String, String>,
+    /// What came with it, over a connection that is not encrypted. It is not remembered.
+    pub body: Vec<u8>,
     /// How many requests for this path came before.
     pub n_before: usize,
 }
@@ -207,7 +209,33 @@ fn serve(
         request.n_before = before.count();
         seen.push(request.clone());
     }
-    answer(&request).send(to, connection)
+    request.body = read_body(&request, from, to)?;
+    let answer = answer(&request);
+    let answer = if request.method == "HEAD" {
+        answer.without_body()
+    } else {
+        answer
+    };
+    answer.send(to, connection)
+}
+
+/// Reads what comes with a request, if anything does.
+fn read_body(request: &Request, from: &mut dyn BufRead, to: &mut dyn Write) -> io::Result<Vec<u8>> {
+    let length = request.headers.get("content-length");
+    let Some(n_bytes) = length.and_then(|length| length.parse::<u64>().ok()) else {
+        return Ok(Vec::new());
+    };
+    if request.headers.contains_key("expect") {
+        to.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
+        to.flush()?;
+    }
+    let mut body = Vec::new();
+    from.take(n_bytes).read_to_end(&mut body)?;
+    if (body.len() as u64) < n_bytes {
+        // A client that breaks off has sent nothing.
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(body)
 }
 
 fn read_request(from: &mut dyn BufRead) -> io::Result<Option<Request>> {
@@ -238,6 +266,7 @@ fn read_request(from: &mut dyn BufRead) -> io::Result<Option<Request>> {
         path: words.next().unwrap_or_default(),
         tunnel: None,
         headers,
+        body: Vec::new(),
         n_before: 0,
     }))
 }

@@ -89,11 +89,29 @@ impl JsonText {
         self.text.extend_from_slice(literal.to_string().as_bytes());
     }
 
+    /// Begins an object whose members are not at hand yet; [`close_object`](Self::close_object) ends it.
+    pub(crate) fn open_object(&mut self) {
+        self.open(b'{');
+    }
+
+    /// Ends the object that was begun last.
+    pub(crate) fn close_object(&mut self) {
+        self.close(b'}');
+    }
+
     fn container(&mut self, open: u8, contents: impl FnOnce(&mut Self), close: u8) {
+        self.open(open);
+        contents(self);
+        self.close(close);
+    }
+
+    fn open(&mut self, open: u8) {
         self.text.push(open);
         self.depth += 1;
         self.is_empty = true;
-        contents(self);
+    }
+
+    fn close(&mut self, close: u8) {
         self.depth -= 1;
         if !self.is_empty {
             self.new_line();

@@ -127,7 +127,8 @@ fn parse_place(base: &str) -> Result<Place, String> {
 }
 
 /// Returns whatever stands for a cache without parameters, name and password, fit to be printed.
-pub(crate) fn without_secrets(text: &str) -> String {
+#[must_use]
+pub fn without_secrets(text: &str) -> String {
     let base = text.split('?').next().unwrap_or_default();
     if base.contains("://") {
         without_userinfo(base)

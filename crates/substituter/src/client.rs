@@ -114,10 +114,10 @@ enum SmallFile {
 }
 
 /// What a cache says of itself.
-const INFO_FILE: &str = "nix-cache-info";
+pub(crate) const INFO_FILE: &str = "nix-cache-info";
 
 /// Returns the name of the file that describes a path.
-fn narinfo_file(path: &StorePath) -> String {
+pub(crate) fn narinfo_file(path: &StorePath) -> String {
     format!("{}.narinfo", path.hash_part())
 }
 

@@ -4,6 +4,11 @@
 //! goal    QueryOffers      ─► substituter  ─► Offers, best first
 //! goal    FetchNar         ─► substituter  ─► NarTransfer; FetchProgressed while it is read
 //! goal    ReportBadOffer   ─► substituter  what came was not what was offered
+//!
+//! copy    PrepareCache     ─► cache writer
+//! copy    QueryPresent     ─► cache writer ─► those of the paths that need not be copied
+//! copy    UploadPath       ─► cache writer ─► Uploaded, when the path can be fetched from the cache
+//! copy    StopWriter       ─► cache writer
 //! ```
 
 use std::fmt;
@@ -15,6 +20,10 @@ use store_model::StorePath;
 use store_model::narinfo::NarInfo;
 
 use crate::Error;
+
+mod uploads;
+
+pub use uploads::*;
 
 /// Names one cache of a substituter, in the order of the settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -85,6 +85,15 @@ impl Answer {
         }
     }
 
+    /// Says that what was wanted is done.
+    #[must_use]
+    pub fn done() -> Self {
+        Self {
+            status: 201,
+            ..Self::file("")
+        }
+    }
+
     /// Says that there is too much to do, and when to come back.
     #[must_use]
     pub fn busy(status: u16, retry_after: Duration) -> Self {
@@ -121,6 +130,14 @@ impl Answer {
     #[must_use]
     pub fn with(mut self, name: &str, value: &str) -> Self {
         self.headers.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Keeps the body to itself, as for whoever only wants to know about it.
+    #[must_use]
+    pub(super) fn without_body(mut self) -> Self {
+        self.claimed_bytes.get_or_insert(self.body.len() as u64);
+        self.body.clear();
         self
     }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::OptionArguments;
+use super::{OptionArguments, Source};
 use crate::exit_status;
 
 /// How builders are run, whatever they are run for.
@@ -88,6 +88,9 @@ pub(crate) struct BuildArguments {
     /// What the words are about.
     #[arg(skip)]
     pub(crate) subject: Subject,
+    /// The one cache that is asked, if not those of the settings.
+    #[arg(skip)]
+    pub(crate) source: Option<Source>,
 }
 
 /// What the words of a build are about.
@@ -98,6 +101,8 @@ pub(crate) enum Subject {
     Realised,
     /// They are paths, to be valid by whatever means but building.
     Ensured,
+    /// The same, and nobody is waiting to be told what they are.
+    Copied,
     /// They are paths, to be repaired by whatever made them.
     Repaired,
 }
@@ -139,6 +144,7 @@ impl From<EnsureArguments> for BuildArguments {
                 ..BuilderArguments::default()
             },
             subject: Subject::Ensured,
+            source: None,
         }
     }
 }
@@ -167,6 +173,7 @@ impl From<RepairArguments> for BuildArguments {
             dry_run: false,
             building: arguments.building,
             subject: Subject::Repaired,
+            source: None,
         }
     }
 }

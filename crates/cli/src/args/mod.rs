@@ -4,6 +4,7 @@
 
 mod build;
 mod config;
+mod copy;
 mod interchange;
 mod nar;
 mod query;
@@ -16,8 +17,11 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 
 use crate::exit_status;
 
-pub(crate) use self::build::{BuildArguments, EnsureArguments, RepairArguments, Subject};
+pub(crate) use self::build::{
+    BuildArguments, BuilderArguments, EnsureArguments, RepairArguments, Subject,
+};
 pub(crate) use self::config::{ConfigAction, ConfigArguments};
+pub(crate) use self::copy::{CopyArguments, Source};
 pub(crate) use self::interchange::{
     InterchangeCommand, KeyAction, RegisterValidityArguments, SignArguments,
 };
@@ -90,6 +94,7 @@ impl Arguments {
                 let ConfigAction::Show { options, .. } = &arguments.action;
                 Some(options)
             }
+            Command::Copy(arguments) => Some(&arguments.options),
             Command::Interchange(command) => command.options(),
             Command::Nar(_) | Command::Simulate(_) => None,
         };
@@ -135,6 +140,8 @@ pub(crate) enum Command {
     Log(LogArguments),
     /// Write, read and hash archives of files (NAR)
     Nar(NarArguments),
+    /// Put paths into a binary cache, or fetch them from one
+    Copy(CopyArguments),
     /// Hand paths, what is known of them, or trust in them to another store
     #[command(flatten)]
     Interchange(InterchangeCommand),

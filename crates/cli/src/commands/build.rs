@@ -16,7 +16,7 @@ use store_model::wanted_outputs::WantedOutputs;
 use store_model::{ContentAddress, Settings, StorePath};
 use substituter::StopSubstituter;
 
-use super::{Session, out_link, plan};
+use super::{Session, copy, out_link, plan};
 use crate::args::{BuildArguments, Subject};
 use crate::configure::typed;
 use crate::exit_status::ExitStatus;
@@ -146,7 +146,9 @@ fn flags(arguments: &BuildArguments) -> Vec<Assignment> {
     let rounds = arguments
         .rounds
         .map(|n_rounds| typed("repeat", &n_rounds.saturating_sub(1).to_string()));
-    values.chain(switches).chain(rounds).collect()
+    let source = arguments.source.iter().flat_map(copy::assignments);
+    let flags = values.chain(switches).chain(rounds);
+    flags.chain(source).collect()
 }
 
 /// Returns what the outputs are built for.
@@ -170,7 +172,9 @@ fn plan_words(
     let finder = session.finder(layout);
     let planned: fn(StorePath) -> Planned = match arguments.subject {
         Subject::Realised => return plan_wanted(session, arguments, &finder, files, flags),
-        Subject::Ensured => |path| Planned::Wanted(Wanted::Path(path, PathMode::Ensure)),
+        Subject::Ensured | Subject::Copied => {
+            |path| Planned::Wanted(Wanted::Path(path, PathMode::Ensure))
+        }
         Subject::Repaired => Planned::Repaired,
     };
     let paths = arguments.wanted.iter().map(|word| finder.store_path(word));
@@ -484,7 +488,7 @@ impl Run<'_> {
                 .collect();
             let line = json!({"event": "report", "results": results});
             renderer.json(&line, output)?;
-        } else if self.arguments.subject != Subject::Repaired {
+        } else if matches!(self.arguments.subject, Subject::Realised | Subject::Ensured) {
             for path in outcomes
                 .iter()
                 .flat_map(|(_, outcome)| outcome.outputs.values())

@@ -24,6 +24,7 @@ use crate::target::Finder;
 mod add;
 mod build;
 mod config;
+mod copy;
 mod graph;
 mod instantiate;
 mod interchange;
@@ -127,6 +128,9 @@ pub(crate) async fn perform(
             let arguments = arguments.into();
             return build::build(session, &arguments, interrupts, &mut output).await;
         }
+        Command::Copy(arguments) => {
+            return copy::copy(session, arguments, interrupts, &mut output).await;
+        }
         Command::Config(arguments) => {
             let ConfigAction::Show { names, json, .. } = arguments.action;
             config::show(session, &names, json, &mut output)?;
@@ -192,6 +196,7 @@ async fn perform_on_store(
             Command::Build(_)
             | Command::Ensure(_)
             | Command::Repair(_)
+            | Command::Copy(_)
             | Command::Nar(_)
             | Command::Config(_)
             | Command::Simulate(_) => Ok(()),

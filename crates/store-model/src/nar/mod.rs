@@ -21,6 +21,7 @@
 
 pub mod diff;
 mod hash;
+mod listing;
 mod read;
 mod tee;
 mod tree;
@@ -29,6 +30,7 @@ mod write;
 use bstr::BStr;
 
 pub use hash::{NarDigest, NarHasher};
+pub use listing::ListingWriter;
 pub use read::{ReadError, read, read_whole};
 pub use tee::Tee;
 pub use tree::Tree;

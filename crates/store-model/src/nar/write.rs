@@ -72,6 +72,12 @@ impl<W: Write> NarWriter<W> {
         writer
     }
 
+    /// Returns how many bytes the archive has so far, those included that wait for more.
+    #[must_use]
+    pub fn size_bytes(&self) -> u64 {
+        self.size_bytes
+    }
+
     /// Writes what is left, and returns the sink (not flushed) and what was written.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use store_model::nar::{Discard, NarHasher, NarWriter, Tee, Tree, read_whole};
+use store_model::nar::{Discard, ListingWriter, NarHasher, NarWriter, Tee, Tree, read_whole};
 use store_model::{NarHash, StoreDir, StorePath};
 
 use crate::fixtures;
@@ -118,4 +118,21 @@ fn an_archive_that_is_cut_short_anywhere_is_refused() {
             assert!(read.is_err(), "{name} cut to {len} bytes");
         }
     }
+}
+
+#[test]
+fn listings_are_those_that_nix_put_into_a_cache() {
+    let listings = fixtures::files("nix-2.8/cache-listing", ".ls");
+    let archives = fixtures::files("nix-2.8/nar", ".nar");
+    for (file_name, listing) in &listings {
+        let hash_part = file_name.strip_suffix(".ls").expect("the suffix");
+        let of_path = |(name, _): &&(String, Vec<u8>)| name.starts_with(hash_part);
+        let (name, archive) = archives.iter().find(of_path).expect("the path's archive");
+        let mut lister = ListingWriter::new(NarWriter::new(Vec::new()));
+        read_whole(&mut &archive[..], &mut lister).expect("an archive of Nix is well-formed");
+        let (copy, _, text) = lister.finish().expect("the archive was read to its end");
+        assert!(copy == *archive, "{name} is written differently");
+        assert!(text == *listing, "{name} is listed differently");
+    }
+    assert_eq!(listings.len(), 2);
 }

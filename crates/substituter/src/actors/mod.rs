@@ -2,10 +2,12 @@
 //! message.
 
 mod binary_cache;
+mod cache_writer;
 mod ending;
 mod substituter;
 
 pub(crate) use binary_cache::BinaryCache;
+pub use cache_writer::CacheWriter;
 pub(crate) use substituter::Cache;
 pub use substituter::Substituter;
 

@@ -1,6 +1,7 @@
 //! Caches that Nix 2.8 wrote, and caches that somebody broke.
 
 mod servers;
+mod uploads;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -23,10 +23,14 @@ pub(crate) struct Server {
 /// What the server was asked.
 #[derive(Debug, Clone)]
 pub(crate) struct Request {
+    /// `GET`, `HEAD`, `PUT`.
+    pub(crate) method: String,
     /// As it stands in the request: path and query, or an address if a proxy is asked.
     pub(crate) target: String,
     /// By name in small letters.
     pub(crate) headers: BTreeMap<String, String>,
+    /// What came with it.
+    pub(crate) body: Vec<u8>,
     /// How many requests came before.
     pub(crate) n_before: usize,
 }
@@ -295,12 +299,20 @@ fn read_request(from: &mut impl Read) -> io::Result<Option<Request>> {
     }
     let text = String::from_utf8_lossy(&bytes);
     let mut lines = text.lines();
-    let target = lines.next().and_then(|line| line.split(' ').nth(1));
-    let headers = lines
+    let mut words = lines.next().unwrap_or_default().split(' ');
+    let (method, target) = (words.next(), words.next());
+    let headers: BTreeMap<String, String> = lines
         .filter_map(|line| line.split_once(':'))
         .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
         .collect();
+    let length = headers
+        .get("content-length")
+        .and_then(|length| length.parse().ok());
+    let mut body = vec![0; length.unwrap_or(0)];
+    from.read_exact(&mut body)?;
     Ok(Some(Request {
+        method: method.unwrap_or_default().to_owned(),
+        body,
         target: target.unwrap_or_default().to_owned(),
         headers,
         n_before: 0,

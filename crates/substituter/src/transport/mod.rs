@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::io::{self, Read};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,13 +17,21 @@ use tokio::sync::oneshot;
 
 use crate::address::{CacheAddress, Place};
 
+mod directory;
 mod file;
 mod http;
 mod server;
+mod server_shelf;
+mod shelf;
+mod staging;
 
+pub(crate) use shelf::{FileKind, Publication, Shelf, ShelfError, Spool};
+
+use directory::DirectoryShelf;
 use file::FileTransport;
 use http::Sources;
 use server::{ServerTransport, SharedWeb};
+use server_shelf::ServerShelf;
 
 /// Where the bytes of one cache come from.
 pub(crate) trait Transport: Send + Sync + fmt::Debug {
@@ -79,6 +88,19 @@ impl Connector {
                 url.clone(),
                 Arc::clone(&address.name),
             )),
+        }
+    }
+
+    /// Returns what writes the cache at `address`; nothing is asked or written yet. `spool_dir` is
+    /// where archives wait to be sent.
+    pub(crate) fn shelf(&self, address: &CacheAddress, spool_dir: PathBuf) -> Box<dyn Shelf> {
+        match &address.place {
+            Place::Directory(root) => Box::new(DirectoryShelf::new(root.clone())),
+            Place::Server(url) => {
+                let (shared, name) = (Arc::clone(&self.shared), Arc::clone(&address.name));
+                let server = ServerTransport::new(shared, url.clone(), name);
+                Box::new(ServerShelf::new(server, spool_dir))
+            }
         }
     }
 }

@@ -68,10 +68,15 @@ impl ServerTransport {
         }
     }
 
-    async fn get(&self) -> Result<&HttpTransport, TransportError> {
+    pub(super) async fn get(&self) -> Result<&HttpTransport, TransportError> {
         let prepare = async || HttpTransport::new(self.shared.get().await?, &self.url);
         let prepared = self.transport.get_or_try_init(prepare).await;
         prepared.map_err(|error| error.at(self.name.to_string()))
+    }
+
+    /// Returns the address of a file, for messages.
+    pub(super) fn shown(&self, file: &RelativeUrl) -> String {
+        format!("{}/{file}", self.name)
     }
 }
 

@@ -6,6 +6,7 @@
 
 #![expect(clippy::print_stdout, reason = "the table is what the program is for")]
 
+mod copying;
 mod fetching;
 
 use std::path::Path;
@@ -16,6 +17,7 @@ use it::graph::LayeredGraph;
 use it::hand_over::{self, Program};
 use it::{Profile, TestStore, measure, requirement};
 
+use self::copying::Stock;
 use self::fetching::{Distance, Goods, LARGE, SMALL, Shelf};
 
 /// How often each program does each thing, if nobody says otherwise.
@@ -61,6 +63,12 @@ fn main() {
             });
         }
     }
+    for (title, goods) in stocks() {
+        if is_wanted(title) {
+            let stock = Stock::build(&goods, parent.path());
+            compare(title, n_rounds, |program, _| stock.copy(program));
+        }
+    }
     let title = "lock hand-over from Nix";
     if is_wanted(title) {
         compare(title, n_rounds, |program, round| {
@@ -95,6 +103,20 @@ fn shelves() -> Vec<(&'static str, Goods, Distance)> {
             goods(LARGE, "none"),
             Distance::Directory,
         ),
+    ]
+}
+
+fn stocks() -> Vec<(&'static str, Goods)> {
+    let goods = |expression, compression| Goods {
+        expression,
+        compression,
+    };
+    vec![
+        ("copying 1,000 small paths", goods(SMALL, "none")),
+        ("copying 1,000 small paths, xz", goods(SMALL, "xz")),
+        ("copying a path of 400 MB", goods(LARGE, "none")),
+        // One thread would compress it by xz for minutes.
+        ("copying a path of 400 MB, zstd", goods(LARGE, "zstd")),
     ]
 }
 

@@ -14,7 +14,10 @@ use std::path::{Path, PathBuf};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
 use serde_json::json;
-use store_model::nar::{self, NarHasher, NarWriter, PORTABLE_DEPTH, ReadError, WriteError};
+use store_model::nar::{
+    self, NarHasher, NarVisitor, NarWriter, PORTABLE_DEPTH, ReadError, WriteError,
+};
+use substituter::ContentsError;
 use tokio::sync::oneshot;
 
 use self::restore::Restorer;
@@ -126,6 +129,17 @@ pub(super) fn archive<W: io::Write>(
     writer.finish().map_err(|error| match error {
         WriteError::Sink(error) => Failure::stdout(&error),
         WriteError::Refused(error) => Failure::new(error),
+    })
+}
+
+/// Tells `visitor` what lies at `path`, for an archive that goes to a cache.
+pub(super) fn tell(
+    path: &Path,
+    mut visitor: &mut dyn NarVisitor<Error = WriteError>,
+) -> std::result::Result<(), ContentsError> {
+    walk(path, &mut visitor).map_err(|error| match error {
+        walk::Error::Visitor(error) => ContentsError::Archive(error),
+        walk::Error::File(error) => ContentsError::Unreadable(Box::new(error)),
     })
 }
 

@@ -42,6 +42,14 @@ pub(crate) enum HttpError {
         /// When the server wants to be asked again.
         retry_after: Option<Duration>,
     },
+    /// The server does not let us do what we want to.
+    #[error("the server does not allow it: HTTP status {status}{}", reason.map_or_else(String::new, |reason| format!(" ({reason})")))]
+    Unwelcome {
+        /// 401, 403, 405 or 501.
+        status: u16,
+        /// What that means.
+        reason: Option<&'static str>,
+    },
     /// The server sends us to where we do not go.
     #[error("the server redirects {whither}")]
     Redirect {
@@ -145,6 +153,7 @@ impl HttpError {
             | Self::NoCertificates
             | Self::Unusable { .. }
             | Self::Missing { .. }
+            | Self::Unwelcome { .. }
             | Self::Redirect { .. }
             | Self::Untrusted(_)
             | Self::TooLong { .. }

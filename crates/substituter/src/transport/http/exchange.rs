@@ -5,7 +5,7 @@ use std::time::Duration;
 use reqwest::header::{
     AUTHORIZATION, CONTENT_ENCODING, HeaderMap, HeaderValue, IF_RANGE, LOCATION, RANGE,
 };
-use reqwest::{Response, StatusCode, Url};
+use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
 
 use super::client::HasRoots;
 use super::origin::{Origin, strip_user};
@@ -43,21 +43,14 @@ pub(super) async fn get(
     let mut url = url.clone();
     let mut is_at_home = true;
     for _ in 0..=MAX_REDIRECTS {
-        let login = origin.login(&url).filter(|_| is_at_home);
-        let mut headers = HeaderMap::new();
-        if let Some(login) = login {
-            let value = HeaderValue::from_str(&login.to_basic());
-            let mut value = value.map_err(|_| HttpError::Unusable { what: "the login" })?;
-            value.set_sensitive(true);
-            headers.insert(AUTHORIZATION, value);
-        }
+        let mut headers = login_header(origin, &url, is_at_home)?;
         if let Some(rest) = rest {
             headers.insert(RANGE, header(&format!("bytes={}-", rest.position))?);
             if let Some(condition) = rest.version.if_range() {
                 headers.insert(IF_RANGE, header(condition)?);
             }
         }
-        let response = get_once(web, &url, headers).await?;
+        let response = send(web, Method::GET, &url, |request| request.headers(headers)).await?;
         let status = response.status();
         match status.as_u16() {
             200 => return Ok(response),
@@ -81,6 +74,26 @@ pub(super) async fn get(
     })
 }
 
+/// Returns the header that says who we are to the server of an address: none, unless it is the cache's
+/// own and nobody has sent us there.
+///
+/// # Errors
+/// The login cannot be said.
+pub(super) fn login_header(
+    origin: &Origin,
+    url: &Url,
+    is_at_home: bool,
+) -> Result<HeaderMap, HttpError> {
+    let mut headers = HeaderMap::new();
+    if let Some(login) = origin.login(url).filter(|_| is_at_home) {
+        let value = HeaderValue::from_str(&login.to_basic());
+        let mut value = value.map_err(|_| HttpError::Unusable { what: "the login" })?;
+        value.set_sensitive(true);
+        headers.insert(AUTHORIZATION, value);
+    }
+    Ok(headers)
+}
+
 /// Returns how a body is encoded, if in another way than was asked for.
 pub(super) fn encoding(response: &Response) -> Option<String> {
     let encoding = response.headers().get(CONTENT_ENCODING)?;
@@ -101,14 +114,32 @@ pub(super) async fn unless_stalled<T>(
     happened.map_err(|_| HttpError::Stalled { limit })
 }
 
-async fn get_once(web: &Web, url: &Url, headers: HeaderMap) -> Result<Response, HttpError> {
-    if url.scheme() == "https" && web.has_roots == HasRoots::No {
-        return Err(HttpError::NoCertificates);
-    }
-    let answer = web.client.get(url.clone()).headers(headers).send();
+/// Sends one request, whose headers and body `fill` adds; returns with the answer's headers.
+///
+/// # Errors
+/// Nobody answers.
+pub(super) async fn send(
+    web: &Web,
+    method: Method,
+    url: &Url,
+    fill: impl FnOnce(RequestBuilder) -> RequestBuilder,
+) -> Result<Response, HttpError> {
+    check_trust(web, url)?;
+    let answer = fill(web.client.request(method, url.clone())).send();
     unless_stalled(web.stall_limit, answer)
         .await?
         .map_err(|error| HttpError::from_request(&error, web.connect_limit))
+}
+
+/// Makes sure that there is somebody to vouch for a server that needs it.
+///
+/// # Errors
+/// There is nobody.
+pub(super) fn check_trust(web: &Web, url: &Url) -> Result<(), HttpError> {
+    if url.scheme() == "https" && web.has_roots == HasRoots::No {
+        return Err(HttpError::NoCertificates);
+    }
+    Ok(())
 }
 
 fn header(text: &str) -> Result<HeaderValue, HttpError> {
@@ -119,7 +150,7 @@ fn header(text: &str) -> Result<HeaderValue, HttpError> {
 }
 
 /// Returns where a server sends us.
-fn redirected(from: &Url, response: &Response) -> Result<Url, HttpError> {
+pub(super) fn redirected(from: &Url, response: &Response) -> Result<Url, HttpError> {
     let location = response.headers().get(LOCATION);
     let location = location.and_then(|location| std::str::from_utf8(location.as_bytes()).ok());
     let refuse = |whither| HttpError::Redirect { whither };
@@ -153,7 +184,7 @@ async fn refused(status: StatusCode, rest: Option<Rest<'_>>, response: Response)
 }
 
 /// Reads what comes with an error or a redirect.
-async fn drain(mut response: Response) {
+pub(super) async fn drain(mut response: Response) {
     let read = async {
         let mut n_bytes = 0;
         while let Ok(Some(chunk)) = response.chunk().await {

@@ -8,6 +8,7 @@
 //! client     the HTTP library, set up
 //! exchange   one request with its redirects
 //! small      a small file, wholly
+//! put        a file that is sent
 //! transfer   a large file, as a stream
 //! ```
 //!
@@ -20,6 +21,7 @@ mod encoding;
 mod error;
 mod exchange;
 mod origin;
+mod put;
 mod small;
 #[cfg(test)]
 mod tests;
@@ -40,6 +42,7 @@ use store_model::narinfo::RelativeUrl;
 use store_model::{ProxyVariables, Settings, certificates};
 
 pub(crate) use self::error::HttpError;
+pub(crate) use self::put::Contents;
 
 use self::client::HasRoots;
 use self::origin::Origin;
@@ -190,6 +193,29 @@ impl HttpTransport {
     pub(crate) fn new(web: Arc<Web>, address: &str) -> Result<Self, HttpError> {
         let origin = Arc::new(Origin::new(address, &web.netrc)?);
         Ok(Self { web, origin })
+    }
+
+    /// Puts a file into the cache; asks again where that may help.
+    ///
+    /// # Errors
+    /// The server does not take it.
+    pub(crate) async fn put(
+        &self,
+        file: &RelativeUrl,
+        contents: &Contents,
+        content_type: &'static str,
+    ) -> Result<(), HttpError> {
+        let url = self.origin.file(file)?;
+        put::put(&self.web, &self.origin, &url, contents, content_type).await
+    }
+
+    /// Asks whether the cache has a file, without reading it.
+    ///
+    /// # Errors
+    /// The server gives no answer.
+    pub(crate) async fn has(&self, file: &RelativeUrl) -> Result<bool, HttpError> {
+        let url = self.origin.file(file)?;
+        put::has(&self.web, &self.origin, &url).await
     }
 }
 
