@@ -128,6 +128,7 @@ fn start_threads(
         } else {
             FileSharing::None
         },
+        unshareable: BTreeSet::new(),
         buffer: ReadBuffer::new(),
         stopping: given_up.clone(),
     };

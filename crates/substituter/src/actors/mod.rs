@@ -3,7 +3,9 @@
 
 mod binary_cache;
 mod ending;
+mod reports;
 mod substituter;
+mod vigil;
 
 pub(crate) use binary_cache::BinaryCache;
 pub(crate) use substituter::Cache;

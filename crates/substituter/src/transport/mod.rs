@@ -5,23 +5,27 @@
 
 use std::fmt;
 use std::io::{self, Read};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use store_model::Settings;
 use store_model::narinfo::RelativeUrl;
+use store_model::{Settings, StoreDir};
 use tokio::sync::oneshot;
 
 use crate::address::{CacheAddress, Place};
 
 mod file;
 mod http;
+mod local_store;
 mod server;
 
 use file::FileTransport;
 use http::Sources;
+use local_store::LocalStore;
 use server::{ServerTransport, SharedWeb};
 
 /// Where the bytes of one cache come from.
@@ -47,6 +51,12 @@ pub(crate) trait Transport: Send + Sync + fmt::Debug {
         file: &'a RelativeUrl,
         request: OpenRequest,
     ) -> BoxFuture<'a, Result<Box<dyn Read + Send>, TransportError>>;
+
+    /// Opens the directory in which the trees themselves lie that archives are made of, each under
+    /// its path's name; `None` where archives are files.
+    fn objects(&self) -> BoxFuture<'_, Option<OwnedFd>> {
+        std::future::ready(None).boxed()
+    }
 }
 
 /// How a large file is to be read.
@@ -60,13 +70,20 @@ pub(crate) struct OpenRequest {
 /// Makes transports.
 pub(crate) struct Connector {
     shared: Arc<SharedWeb>,
+    store_dir: StoreDir,
 }
 
 impl Connector {
-    /// Takes the settings, and the variables that name proxies and certificates.
-    pub(crate) fn new(settings: &Settings, environment: &dyn Fn(&str) -> Option<String>) -> Self {
+    /// Takes the settings, the variables that name proxies and certificates, and what paths are named
+    /// by.
+    pub(crate) fn new(
+        settings: &Settings,
+        environment: &dyn Fn(&str) -> Option<String>,
+        store_dir: &StoreDir,
+    ) -> Self {
         Self {
             shared: Arc::new(SharedWeb::new(Sources::new(settings, environment))),
+            store_dir: store_dir.clone(),
         }
     }
 
@@ -78,6 +95,11 @@ impl Connector {
                 Arc::clone(&self.shared),
                 url.clone(),
                 Arc::clone(&address.name),
+            )),
+            Place::Store(place) => Box::new(LocalStore::new(
+                Arc::clone(&address.name),
+                place,
+                &self.store_dir,
             )),
         }
     }
