@@ -2,6 +2,7 @@
 
 mod addresses;
 mod evil;
+mod sharing;
 
 use std::collections::BTreeSet;
 use std::fs;
