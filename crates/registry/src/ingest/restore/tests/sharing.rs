@@ -40,8 +40,8 @@ impl Objects {
         self.dir.path().join(self.promised.path.base_name())
     }
 
-    fn open(&self) -> Option<OwnedFd> {
-        Some(fs::File::open(self.dir.path()).unwrap().into())
+    fn open(&self) -> OwnedFd {
+        fs::File::open(self.dir.path()).unwrap().into()
     }
 
     /// Restores what is promised, with `contents` as its archive.
@@ -53,7 +53,7 @@ impl Objects {
         let request = RestoreNar {
             promised: self.promised.clone(),
             contents: Box::new(contents),
-            objects: self.open(),
+            objects: Some(self.open()),
             cancel: CancelFlag::default(),
         };
         registry.store.send(request).await.unwrap()
