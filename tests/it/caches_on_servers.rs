@@ -251,16 +251,21 @@ fn a_short_outage_of_the_only_cache_is_waited_for() {
             state.n_probes_failed += 1;
             Answer::error(503)
         });
+        let ensure = |flag: &str| {
+            store
+                .goalctl(["ensure", flag])
+                .args(&paths)
+                .option("substituters", server.url())
+                .option("trusted-public-keys", cache.public_key())
+                .option("max-substitution-jobs", "1")
+                .option("download-attempts", "4")
+                .option("fallback", fallback)
+        };
+        // Has every answer remembered: one that came during the first download would speak for the
+        // server.
+        ensure("--dry-run").succeed();
         // One after the other: the second begins when the first one's failure has been noticed.
-        let fetched = store
-            .goalctl(["ensure", "--keep-going"])
-            .args(&paths)
-            .option("substituters", server.url())
-            .option("trusted-public-keys", cache.public_key())
-            .option("max-substitution-jobs", "1")
-            .option("download-attempts", "4")
-            .option("fallback", fallback)
-            .run();
+        let fetched = ensure("--keep-going").run();
         fetched.expect_status(1);
         let told = format!("waiting for '{}', which gives no answer", server.url());
         let n_told = fetched.error().matches(&told).count();
