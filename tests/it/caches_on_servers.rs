@@ -2,6 +2,7 @@
 //! build (SECURITY N09, F55, F57).
 
 use std::net::{Ipv4Addr, TcpListener};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use it::cache_server::{CacheServer, Files};
@@ -203,4 +204,81 @@ fn a_closure_that_no_server_gives_is_an_error_without_passwords_or_a_build() {
         .succeed();
     assert_eq!(scene.pair.n_runs().1, 3);
     scene.pair.assert_sound();
+}
+
+/// What a server has done that goes down with the first archive that it is asked for.
+#[derive(Default)]
+struct Downfall {
+    /// The archive that it never gives.
+    victim: Option<String>,
+    n_probes_failed: usize,
+}
+
+#[test]
+fn a_short_outage_of_the_only_cache_is_waited_for() {
+    const N_DOWN: usize = 2;
+    if !requirement::genuine_nix() {
+        return;
+    }
+    let origin = TestStore::new();
+    let drvs = origin.instantiate(
+        "map (name: mk name \"echo ${name} > $out\" { }) [ \"one\" \"two\" \"three\" ]",
+    );
+    let built = origin.nix_store(["--realise"]).args(&drvs).succeed();
+    let paths = built.output_lines();
+    let cache = BinaryCache::beside(&origin);
+    cache.fill(&origin, &paths);
+    for fallback in ["false", "true"] {
+        let store = TestStore::new();
+        let server = CacheServer::start(cache.dir());
+        let downfall = Arc::<Mutex<Downfall>>::default();
+        let state = Arc::clone(&downfall);
+        server.play(Files::Nars, move |asked| {
+            let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+            let path = asked.request.path.clone();
+            if *state.victim.get_or_insert(path.clone()) == path {
+                Answer::error(503)
+            } else {
+                asked.honest()
+            }
+        });
+        let state = Arc::clone(&downfall);
+        server.play(Files::Info, move |asked| {
+            let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+            if state.victim.is_none() || state.n_probes_failed == N_DOWN {
+                return asked.honest();
+            }
+            state.n_probes_failed += 1;
+            Answer::error(503)
+        });
+        let ensure = |flag: &str| {
+            store
+                .goalctl(["ensure", flag])
+                .args(&paths)
+                .option("substituters", server.url())
+                .option("trusted-public-keys", cache.public_key())
+                .option("max-substitution-jobs", "1")
+                .option("download-attempts", "4")
+                .option("fallback", fallback)
+        };
+        // Has every answer remembered: one that came during the first download would speak for the
+        // server.
+        ensure("--dry-run").succeed();
+        // One after the other: the second begins when the first one's failure has been noticed.
+        let fetched = ensure("--keep-going").run();
+        fetched.expect_status(1);
+        let told = format!("waiting for '{}', which gives no answer", server.url());
+        let n_told = fetched.error().matches(&told).count();
+        let n_valid = paths
+            .iter()
+            .filter(|path| store.real(path).exists())
+            .count();
+        if fallback == "true" {
+            // Nobody waits where something else can be done.
+            assert_eq!((n_told, n_valid), (0, 0), "{fetched}");
+        } else {
+            assert_eq!((n_told, n_valid), (1, 2), "{fetched}");
+        }
+        it::debris::assert_clean(&store);
+    }
 }

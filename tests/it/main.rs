@@ -22,6 +22,8 @@ mod interchange;
 mod interruption;
 mod large_closures;
 mod library;
+mod local_stores;
+mod logs_and_pings;
 mod panics;
 mod post_build_hook;
 mod registration;

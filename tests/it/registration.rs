@@ -389,3 +389,26 @@ fn damage(file: &std::path::Path) {
     let one_second = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1);
     opened.set_modified(one_second).expect("the file is ours");
 }
+
+#[test]
+fn a_key_that_others_can_read_signs_with_a_warning() {
+    use std::os::unix::fs::PermissionsExt as _;
+    if !requirement::genuine_nix() {
+        return;
+    }
+    let store = TestStore::new();
+    let drvs = store.instantiate(&format!("let {CHAIN} in [ bottom (top {{ }}) ]"));
+    let key = store.dir().join("key");
+    std::fs::write(&key, KEYS[0]).expect("a fresh file can be written");
+    for (mode, n_told) in [(0o640, 1), (0o600, 0)] {
+        let mode = std::fs::Permissions::from_mode(mode);
+        std::fs::set_permissions(&key, mode).expect("the file is ours");
+        let built = store
+            .goalctl(["build"])
+            .args(&drvs)
+            .option("secret-key-files", &key)
+            .succeed();
+        let told = format!("secret key file '{}' has mode 0640", key.display());
+        assert_eq!(built.error().matches(&told).count(), n_told, "{built}");
+    }
+}

@@ -67,6 +67,7 @@ async fn bring(registry: &Registry, promised: PathInfo, archive: Vec<u8>) -> io:
     let request = RestoreNar {
         promised,
         contents: Box::new(Cursor::new(archive)),
+        objects: None,
         cancel: CancelFlag::default(),
     };
     let restored = registry.store.send(request).await;

@@ -1,14 +1,17 @@
 //! Opening a store and starting the actors that serve it.
 
 use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::Read as _;
 use std::num::NonZero;
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use actix::{Actor as _, Addr};
 use store_model::Settings;
 use store_model::settings::StoreLayout;
-use store_model::signature::SecretKey;
+use store_model::signature::{SecretKey, key_file_warning};
 use tokio::sync::watch;
 
 use crate::actors::{LockKeeper, StoreRegistry};
@@ -126,6 +129,7 @@ fn start_threads(
         } else {
             FileSharing::None
         },
+        unshareable: BTreeSet::new(),
         buffer: ReadBuffer::new(),
         stopping: given_up.clone(),
     };
@@ -167,19 +171,26 @@ fn start_threads(
 /// # Errors
 /// A file cannot be read, or holds no secret key.
 fn read_secret_keys(files: &BTreeSet<PathBuf>) -> Result<Arc<[SecretKey]>, Error> {
-    files
-        .iter()
-        .map(|path| {
-            let text = std::fs::read_to_string(path).map_err(|source| Error::ReadSecretKey {
-                path: path.clone(),
-                source,
-            })?;
-            text.parse().map_err(|source| Error::SecretKey {
-                path: path.clone(),
-                source: Box::new(source),
-            })
-        })
-        .collect()
+    files.iter().map(|path| read_secret_key(path)).collect()
+}
+
+/// Reads a key, and warns if others can as well (SECURITY N05).
+fn read_secret_key(path: &Path) -> Result<SecretKey, Error> {
+    let failed = |source| Error::ReadSecretKey {
+        path: path.to_owned(),
+        source,
+    };
+    let mut file = File::open(path).map_err(failed)?;
+    let mode = file.metadata().map_err(failed)?.permissions().mode();
+    if let Some(warning) = key_file_warning(path, mode) {
+        tracing::warn!("{warning}");
+    }
+    let mut text = String::new();
+    file.read_to_string(&mut text).map_err(failed)?;
+    text.parse().map_err(|source| Error::SecretKey {
+        path: path.to_owned(),
+        source: Box::new(source),
+    })
 }
 
 /// Returns how many archives are unpacked at once: each may be kept waiting by its source.

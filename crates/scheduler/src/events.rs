@@ -104,6 +104,11 @@ pub enum WaitReason {
         /// How many it waits for.
         n_pending: usize,
     },
+    /// The only cache that has it gives no answer; it is asked again, for as long as a download is tried.
+    Cache {
+        /// The cache, as messages name it.
+        cache: Arc<str>,
+    },
     /// The contents of its outputs, or of what is below them, are read, in a repair.
     Contents,
     /// All build slots are taken.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::Path;
 use std::str::FromStr;
 
 use base64::Engine as _;
@@ -237,6 +238,20 @@ impl PathInfo {
         self.signatures
             .insert(key.sign(&self.fingerprint(store_dir)));
     }
+}
+
+/// Says what is wrong with the mode of a secret key's file, if others than its owner may be able to use
+/// the key.
+#[must_use]
+pub fn key_file_warning(file: &Path, mode: u32) -> Option<String> {
+    (mode & 0o077 != 0).then(|| {
+        format!(
+            "secret key file '{}' has mode {:04o}, so others than its owner may be able to use it; \
+             0600 is enough",
+            file.display(),
+            mode & 0o7777
+        )
+    })
 }
 
 #[cfg(test)]

@@ -1,7 +1,11 @@
 //! The address of a cache, as `substituters` has it: `https://name:password@host/path?priority=10`.
 
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
+
+use store_model::{StoreDir, percent};
 
 /// Where a cache is, and what its user says about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +30,44 @@ pub(crate) enum Place {
     /// On a server: the address, with name and password if there are any, without parameters and
     /// without a slash at its end.
     Server(String),
+    /// Another store of this machine.
+    Store(StorePlace),
+}
+
+/// Where another store of this machine is. What its user does not say follows from the root.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct StorePlace {
+    /// The directory below which it has its own `/nix`; `None` for that of the machine itself.
+    pub(crate) root: Option<PathBuf>,
+    /// Where its objects lie, if not in `nix/store` below the root.
+    pub(crate) real: Option<PathBuf>,
+    /// Where its database lies, if not in `nix/var/nix` below the root.
+    pub(crate) state: Option<PathBuf>,
+    /// Where its logs lie, if not in `nix/var/log/nix` below the root.
+    pub(crate) log: Option<PathBuf>,
+    /// The directory that its paths are named by, if not ours.
+    pub(crate) store_dir: Option<StoreDir>,
+}
+
+impl StorePlace {
+    /// Returns the address, as messages name the store.
+    fn name(&self) -> String {
+        let places = [
+            ("root", &self.root),
+            ("real", &self.real),
+            ("state", &self.state),
+        ];
+        let said = places.into_iter().filter_map(|(key, place)| {
+            let place = place.as_ref()?;
+            Some(format!("{key}={}", place.display()))
+        });
+        let said: Vec<String> = said.collect();
+        if said.is_empty() {
+            LOCAL.to_owned()
+        } else {
+            format!("{LOCAL}?{}", said.join("&"))
+        }
+    }
 }
 
 /// Prints no password.
@@ -34,19 +76,25 @@ impl std::fmt::Debug for Place {
         match self {
             Self::Directory(path) => write!(f, "Directory({path:?})"),
             Self::Server(url) => write!(f, "Server({:?})", without_userinfo(url)),
+            Self::Store(place) => write!(f, "{place:?}"),
         }
     }
 }
 
+/// What Nix calls a store that it works on without a daemon.
+const LOCAL: &str = "local";
+
 /// Parameters that concern writing to a cache, or that have no meaning here.
-const IDLE_PARAMETERS: [&str; 9] = [
+const IDLE_PARAMETERS: [&str; 11] = [
     "compression",
     "compression-level",
     "index-debug-info",
     "local-nar-cache",
     "parallel-compression",
     "path-info-cache-size",
+    "require-sigs",
     "secret-key",
+    "system-features",
     "want-mass-query",
     "write-nar-listing",
 ];
@@ -58,14 +106,9 @@ impl CacheAddress {
     /// It is not the address of a cache that can be asked; the text says why.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let (base, parameters) = text.split_once('?').unwrap_or((text, ""));
-        let place = parse_place(base)?;
-        let name = match &place {
-            Place::Directory(path) => format!("file://{}", path.display()),
-            Place::Server(url) => without_userinfo(url),
-        };
         let mut address = Self {
-            place,
-            name: name.into(),
+            place: parse_place(base)?,
+            name: "".into(),
             priority: None,
             is_trusted: false,
             unknown: Vec::new(),
@@ -74,6 +117,12 @@ impl CacheAddress {
             let (key, value) = parameter.split_once('=').unwrap_or((parameter, ""));
             address.set(key, value)?;
         }
+        let name = match &address.place {
+            Place::Directory(path) => format!("file://{}", path.display()),
+            Place::Server(url) => without_userinfo(url),
+            Place::Store(place) => place.name(),
+        };
+        address.name = name.into();
         Ok(address)
     }
 
@@ -96,20 +145,49 @@ impl CacheAddress {
                     _ => return Err(format!("'trusted' is either 1 or 0, not '{value}'")),
                 }
             }
+            "root" | "real" | "state" | "log" | "store"
+                if matches!(self.place, Place::Store(_)) =>
+            {
+                self.set_place(key, value)?;
+            }
             idle if IDLE_PARAMETERS.contains(&idle) => {}
             unknown => self.unknown.push(unknown.to_owned()),
         }
         Ok(())
     }
+
+    /// Sets where another store is. As with Nix, saying nothing after the sign is not saying it.
+    fn set_place(&mut self, key: &str, value: &str) -> Result<(), String> {
+        let Place::Store(place) = &mut self.place else {
+            return Ok(());
+        };
+        if value.is_empty() {
+            return Ok(());
+        }
+        let path = PathBuf::from(OsString::from_vec(percent::decode(value)));
+        if !path.is_absolute() {
+            return Err(format!("'{key}' is an absolute path, not '{value}'"));
+        }
+        match key {
+            "root" => place.root = Some(path),
+            "real" => place.real = Some(path),
+            "state" => place.state = Some(path),
+            "log" => place.log = Some(path),
+            _ => place.store_dir = Some(read_store_dir(&path)?),
+        }
+        Ok(())
+    }
+}
+
+fn read_store_dir(path: &std::path::Path) -> Result<StoreDir, String> {
+    let text = path.to_str().ok_or("'store' is no text")?;
+    StoreDir::new(text).map_err(|error| error.to_string())
 }
 
 fn parse_place(base: &str) -> Result<Place, String> {
-    if base.starts_with('/') {
-        return Ok(Place::Directory(PathBuf::from(base)));
-    }
-    let (scheme, rest) = base
-        .split_once("://")
-        .ok_or("it is neither an address nor an absolute path")?;
+    let Some((scheme, rest)) = base.split_once("://") else {
+        return parse_store(base).map(Place::Store);
+    };
     match scheme {
         "file" if rest.starts_with('/') => Ok(Place::Directory(PathBuf::from(rest))),
         "file" => Err("a file's address has an absolute path".to_owned()),
@@ -121,8 +199,27 @@ fn parse_place(base: &str) -> Result<Place, String> {
             Ok(Place::Server(base.trim_end_matches('/').to_owned()))
         }
         other => Err(format!(
-            "caches of the kind '{other}' are not supported, only https, http and file"
+            "caches of the kind '{other}' are not supported, only https, http, file and local"
         )),
+    }
+}
+
+/// Reads what names a store of this machine. As with Nix, a path is the root of one.
+fn parse_store(base: &str) -> Result<StorePlace, String> {
+    match base {
+        LOCAL => Ok(StorePlace::default()),
+        "auto" | "daemon" => Err(format!(
+            "no daemon is asked; '{LOCAL}' is the store of this machine, and '{LOCAL}?root=DIR' \
+             another one"
+        )),
+        root if root.starts_with('/') => Ok(StorePlace {
+            root: Some(PathBuf::from(root)),
+            ..StorePlace::default()
+        }),
+        relative if relative.contains('/') => {
+            Err("the path of a store is an absolute one".to_owned())
+        }
+        _ => Err("it is neither an address nor an absolute path".to_owned()),
     }
 }
 
@@ -160,12 +257,41 @@ mod tests {
             Place::Server("https://cache.nixos.org".to_owned())
         );
         assert_eq!(&*address.name, "https://cache.nixos.org");
-        for text in ["/var/cache/nix", "file:///var/cache/nix"] {
+        let address = CacheAddress::parse("file:///var/cache/nix").unwrap();
+        assert_eq!(address.place, Place::Directory("/var/cache/nix".into()));
+        assert_eq!(&*address.name, "file:///var/cache/nix");
+        assert_eq!((address.priority, address.is_trusted), (None, false));
+    }
+
+    #[test]
+    fn a_store_of_this_machine_is_named_by_its_root_or_by_where_its_parts_are() {
+        let at = |root: &str| StorePlace {
+            root: Some(root.into()),
+            ..StorePlace::default()
+        };
+        for text in ["/mnt", "local?root=/mnt", "local?root=%2fmnt&real=&log="] {
             let address = CacheAddress::parse(text).unwrap();
-            assert_eq!(address.place, Place::Directory("/var/cache/nix".into()));
-            assert_eq!(&*address.name, "file:///var/cache/nix");
-            assert_eq!((address.priority, address.is_trusted), (None, false));
+            assert_eq!(address.place, Place::Store(at("/mnt")), "{text}");
+            assert_eq!(&*address.name, "local?root=/mnt");
         }
+        let address = CacheAddress::parse("local?trusted=1&require-sigs=0&priority=3").unwrap();
+        assert_eq!(address.place, Place::Store(StorePlace::default()));
+        assert_eq!((address.priority, address.is_trusted), (Some(3), true));
+        assert!(address.unknown.is_empty());
+        assert_eq!(&*address.name, "local");
+        let address =
+            CacheAddress::parse("local?real=/a/store&state=/b&log=/c&store=/gnu/store&x=/y")
+                .unwrap();
+        assert_eq!(&*address.name, "local?real=/a/store&state=/b");
+        assert_eq!(address.unknown, ["x"]);
+        let Place::Store(place) = address.place else {
+            panic!("not a store");
+        };
+        assert_eq!(place.log, Some("/c".into()));
+        assert_eq!(place.store_dir, Some(StoreDir::new("/gnu/store").unwrap()));
+        // Where a cache has no such thing, it is a mistake to be told.
+        let address = CacheAddress::parse("file:///c?root=/x").unwrap();
+        assert_eq!(address.unknown, ["root"]);
     }
 
     #[test]
@@ -201,7 +327,13 @@ mod tests {
             "https://u:p@",
             "https:///x",
             "ssh://host",
-            "local?root=/x",
+            "auto",
+            "auto?root=/x",
+            "unix:///socket",
+            "./store",
+            "local?root=x",
+            "local?store=/nix/../store",
+            "local://x",
             "http://h/#x",
         ] {
             assert!(CacheAddress::parse(text).is_err(), "{text}");

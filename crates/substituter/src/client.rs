@@ -5,11 +5,13 @@
 
 use std::fmt;
 use std::io::{self, Read};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use actix::Recipient;
+use bytes::Bytes;
 use store_model::StorePath;
 use store_model::narinfo::{CacheInfo, MAX_FILE_BYTES, NarInfo, RelativeUrl};
 use tokio::runtime::Handle;
@@ -49,6 +51,8 @@ pub(crate) struct Client {
     /// Whether this cache's paths need a signature.
     pub(crate) signatures: Signatures,
     pub(crate) answer_timeout: Option<Duration>,
+    /// How often a cache that does not answer is asked for a download (`download-attempts`).
+    pub(crate) n_attempts: usize,
     /// Where its answers are remembered; `None` for a cache that is quicker than that.
     pub(crate) memory: Option<NarInfoCache>,
     /// Tells the time.
@@ -105,13 +109,24 @@ pub(crate) enum InfoHeard {
     NoAnswer(NoAnswer),
 }
 
+/// An archive that comes.
+pub(crate) struct Opened {
+    /// Without its compression.
+    pub(crate) contents: Box<dyn Read + Send>,
+    /// Where its tree lies, if on this machine.
+    pub(crate) objects: Option<OwnedFd>,
+}
+
 /// What came of reading a small file.
 enum SmallFile {
-    Contents(bytes::Bytes),
+    Contents(Bytes),
     Absent,
     Broken(String),
     NoAnswer(NoAnswer),
 }
+
+/// Largest log that is read. It is kept in memory, and nobody has signed it.
+const MAX_LOG_BYTES: usize = 64 << 20;
 
 /// What a cache says of itself.
 pub(crate) const INFO_FILE: &str = "nix-cache-info";
@@ -202,6 +217,38 @@ impl Client {
         match self.trust.judge(path, &narinfo, self.signatures) {
             Ok(()) => Heard::Offered(Arc::new(narinfo)),
             Err(refusal) => Heard::Refused(refusal.to_string()),
+        }
+    }
+
+    /// Reads the log of a derivation, or of the derivation that made an output, by this cache's word;
+    /// that is no reason to believe anything, so nobody has to have signed it.
+    ///
+    /// # Errors
+    /// The cache gives no answer, or one that makes no sense.
+    pub(crate) async fn read_log(&self, path: &StorePath) -> Result<Option<Bytes>, String> {
+        let mut drv_path = path.clone();
+        if !path.is_derivation() {
+            let text = match self.read_small(&narinfo_file(path)).await {
+                SmallFile::Contents(text) => text,
+                SmallFile::Absent => return Ok(None),
+                SmallFile::Broken(reason) | SmallFile::NoAnswer(NoAnswer { reason, .. }) => {
+                    return Err(reason);
+                }
+            };
+            let narinfo =
+                NarInfo::parse(&text, &self.trust.store_dir).map_err(|error| error.to_string())?;
+            match narinfo.info.deriver {
+                Some(deriver) if narinfo.info.path == *path => drv_path = deriver,
+                Some(_) | None => return Ok(None),
+            }
+        }
+        let file = format!("log/{drv_path}").parse::<RelativeUrl>();
+        let file = file.map_err(|error| error.to_string())?;
+        // No limit of time for all of it: it may be large.
+        match self.transport.read_small(&file, MAX_LOG_BYTES).await {
+            Ok(log) => Ok(log),
+            Err(TransportError::Missing { .. }) => Ok(None),
+            Err(error) => Err(chain(&error)),
         }
     }
 
@@ -296,7 +343,7 @@ impl Client {
         narinfo: &NarInfo,
         progress: Option<Recipient<FetchProgressed>>,
         mut wanted: oneshot::Receiver<()>,
-    ) -> Result<Box<dyn Read + Send>, TransportError> {
+    ) -> Result<Opened, TransportError> {
         let address = format!("{}/{}", self.name, narinfo.url);
         let broken = |source: Cause| TransportError::Broken {
             address: address.clone(),
@@ -311,9 +358,9 @@ impl Client {
             let permit = permit.map_err(|error| broken(Box::new(error)))?;
             let request = OpenRequest { ended };
             let compressed = self.transport.open(&url, request).await?;
-            Ok((compressed, permit))
+            Ok((compressed, self.transport.objects().await, permit))
         };
-        let (compressed, permit) = tokio::select! {
+        let (compressed, objects, permit) = tokio::select! {
             opened = opening => opened?,
             _ = &mut wanted => return Err(broken(transport::given_up().into())),
         };
@@ -324,9 +371,11 @@ impl Client {
         });
         let contents = unwrap_archive(narinfo, address.clone(), compressed, progress, permit)
             .map_err(|error: io::Error| broken(error.into()))?;
-        if narinfo.info.nar_size_bytes < read_ahead::MIN_BYTES {
-            return Ok(contents);
-        }
-        Ok(Box::new(read_ahead(&Handle::current(), contents)))
+        let contents = if narinfo.info.nar_size_bytes < read_ahead::MIN_BYTES {
+            contents
+        } else {
+            Box::new(read_ahead(&Handle::current(), contents))
+        };
+        Ok(Opened { contents, objects })
     }
 }

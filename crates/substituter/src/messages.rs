@@ -2,8 +2,10 @@
 //!
 //! ```text
 //! goal    QueryOffers      ─► substituter  ─► Offers, best first
-//! goal    FetchNar         ─► substituter  ─► NarTransfer; FetchProgressed while it is read
+//! goal    FetchNar         ─► substituter  ─► NarTransfer; FetchDelayed before, FetchProgressed while it is read
 //! goal    ReportBadOffer   ─► substituter  what came was not what was offered
+//! command QueryLog         ─► substituter  ─► FoundLog, if any cache has it
+//! command PingCaches       ─► substituter  ─► a CacheReport for each
 //!
 //! copy    PrepareCache     ─► cache writer
 //! copy    QueryPresent     ─► cache writer ─► those of the paths that need not be copied
@@ -13,11 +15,14 @@
 
 use std::fmt;
 use std::io::Read;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix::{Message, Recipient};
+use bytes::Bytes;
 use store_model::StorePath;
-use store_model::narinfo::NarInfo;
+use store_model::narinfo::{CacheInfo, NarInfo};
 
 use crate::Error;
 
@@ -82,6 +87,10 @@ pub struct FetchNar {
     pub offer: Offer,
     /// Told how far it is, a few times a second while there is something to tell.
     pub progress: Option<Recipient<FetchProgressed>>,
+    /// Told if the cache is left alone just then. The download then waits until it answers again, for
+    /// about as long as one is tried by itself. Where there is nobody to be told, because somebody else
+    /// has the path or it is built, the download fails at once.
+    pub delayed: Option<Recipient<FetchDelayed>>,
 }
 
 impl fmt::Debug for FetchNar {
@@ -99,6 +108,10 @@ pub struct NarTransfer {
     /// whatever the cache sends; its length and its hash are the reader's to check. That the compressed
     /// bytes are those that the cache promised is checked at their end.
     pub contents: Box<dyn Read + Send>,
+    /// Where the cache is another store of this machine: the directory in which the tree itself lies
+    /// under the path's name, so that its files can be shared. It can change at any time, and need not
+    /// be what the archive says.
+    pub objects: Option<OwnedFd>,
     /// Ends the transfer when dropped, also under a reader who waits.
     pub guard: TransferGuard,
 }
@@ -123,6 +136,49 @@ pub struct FetchProgressed {
     pub n_bytes: u64,
     /// How many there will be, where the cache says so.
     pub n_expected: Option<u64>,
+}
+
+/// Sent to whoever fetches: the cache gave no answer lately and is waited for.
+#[derive(Debug, Clone, PartialEq, Eq, Message)]
+#[rtype(result = "()")]
+pub struct FetchDelayed {
+    /// The cache, as messages name it.
+    pub cache: Arc<str>,
+}
+
+/// Sent by `log`: what did a builder write? The caches are asked one after the other, the best first.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<Option<FoundLog>, Error>")]
+pub struct QueryLog {
+    /// A derivation, or an output, of which the cache itself has to know the derivation.
+    pub path: StorePath,
+}
+
+/// Answer to [`QueryLog`]. Nobody has signed any of it.
+#[derive(Debug, Clone)]
+pub struct FoundLog {
+    /// Whose it is.
+    pub cache_name: Arc<str>,
+    /// The bytes, 64 MiB at most.
+    pub contents: Bytes,
+}
+
+/// Sent by `store ping`: asks every cache what it is, past all that is remembered.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<Vec<CacheReport>, Error>")]
+pub struct PingCaches;
+
+/// What became of a ping, in the order of the settings.
+#[derive(Debug, Clone)]
+pub struct CacheReport {
+    /// The cache as messages name it.
+    pub cache_name: Arc<str>,
+    /// What it says of itself, or why it cannot be used.
+    pub info: Result<CacheInfo, String>,
+    /// How long the answer took.
+    pub took: Duration,
+    /// Whether its paths need a signature.
+    pub needs_signatures: bool,
 }
 
 /// Sent by path goals: what came was not what was offered, or did not come. The offer is forgotten,

@@ -38,6 +38,18 @@ pub fn start(
     start_with(settings, store_dir, cache_dir, environment, &clocks())
 }
 
+/// Finds out whether a word could stand in `substituters`.
+///
+/// # Errors
+/// It could not; the text says why, without passwords.
+pub fn check_address(text: &str) -> Result<(), String> {
+    let parsed = CacheAddress::parse(text);
+    parsed.map(drop).map_err(|reason| {
+        let shown = crate::address::without_secrets(text);
+        format!("'{shown}' is not the address of a cache: {reason}")
+    })
+}
+
 /// Starts with other clocks.
 ///
 /// # Errors
@@ -70,7 +82,7 @@ pub(crate) fn start_with(
     } else {
         None
     };
-    let connector = Connector::new(settings, environment);
+    let connector = Connector::new(settings, environment, &trust.store_dir);
     let mut caches = Vec::new();
     for address in addresses {
         let name = Arc::clone(&address.name);
@@ -88,6 +100,7 @@ pub(crate) fn start_with(
             trust: Arc::clone(&trust),
             signatures,
             answer_timeout: settings.cache_answer_timeout,
+            n_attempts: settings.download_attempts,
             // A directory is asked as quickly as the memory, as with Nix.
             memory: memory.clone().filter(|_| is_remote(&address)),
             clocks: clocks.clone(),

@@ -35,10 +35,11 @@ pub fn start_writer(
     spool_dir: PathBuf,
     environment: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Addr<CacheWriter>, UploadError> {
-    let destination = Destination::parse(address).map_err(|reason| UploadError::Address {
+    let refused = |reason| UploadError::Address {
         address: without_secrets(address),
         reason,
-    })?;
+    };
+    let destination = Destination::parse(address).map_err(refused)?;
     let name = Arc::clone(&destination.address.name);
     for parameter in &destination.address.unknown {
         tracing::warn!("'{name}' has a parameter that means nothing here: '{parameter}'");
@@ -60,7 +61,7 @@ pub fn start_writer(
         cache_answer_timeout: None,
         ..settings.clone()
     };
-    let connector = Connector::new(&settings, environment);
+    let connector = Connector::new(&settings, environment, &store_dir);
     let uploader = Uploader {
         name,
         info: destination.to_info(&store_dir),
@@ -72,7 +73,9 @@ pub fn start_writer(
         },
         secret_key,
         transport: connector.connect(&destination.address),
-        shelf: connector.shelf(&destination.address, spool_dir),
+        shelf: connector
+            .shelf(&destination.address, spool_dir)
+            .map_err(refused)?,
         requests: Semaphore::new(match settings.http_connections {
             0 => Semaphore::MAX_PERMITS,
             n => n.min(Semaphore::MAX_PERMITS),

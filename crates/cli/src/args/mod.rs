@@ -27,8 +27,8 @@ pub(crate) use self::interchange::{
 };
 pub(crate) use self::nar::{NarAction, NarArguments};
 pub(crate) use self::query::{
-    LogArguments, PathInfoArguments, QueryArguments, Question, RealisationAction,
-    RealisationArguments, RealisationInfoArguments, ShowArguments,
+    LogArguments, PathInfoArguments, PingArguments, QueryArguments, Question, RealisationAction,
+    RealisationArguments, RealisationInfoArguments, ShowArguments, StoreAction, StoreArguments,
 };
 pub(crate) use self::simulate::SimulateArguments;
 pub(crate) use self::write::{AddArguments, InstantiateArguments};
@@ -90,6 +90,10 @@ impl Arguments {
                 Some(&arguments.options)
             }
             Command::Log(arguments) => Some(&arguments.options),
+            Command::Store(arguments) => {
+                let StoreAction::Ping(arguments) = &arguments.action;
+                Some(&arguments.options)
+            }
             Command::Config(arguments) => {
                 let ConfigAction::Show { options, .. } = &arguments.action;
                 Some(options)
@@ -138,6 +142,8 @@ pub(crate) enum Command {
     Realisation(RealisationArguments),
     /// Print the log of a build
     Log(LogArguments),
+    /// Ask about a cache or a store as such
+    Store(StoreArguments),
     /// Write, read and hash archives of files (NAR)
     Nar(NarArguments),
     /// Put paths into a binary cache, or fetch them from one

@@ -131,3 +131,29 @@ pub(crate) struct LogArguments {
     #[command(flatten)]
     pub(crate) options: OptionArguments,
 }
+
+/// `store`.
+#[derive(Debug, Args)]
+pub(crate) struct StoreArguments {
+    /// What to ask.
+    #[command(subcommand)]
+    pub(crate) action: StoreAction,
+}
+
+/// What can be asked of stores and caches as such.
+#[derive(Debug, Subcommand)]
+pub(crate) enum StoreAction {
+    /// Find out whether a cache or a store can be used, and what it says of itself
+    Ping(PingArguments),
+}
+
+/// `store ping`.
+#[derive(Debug, Args)]
+pub(crate) struct PingArguments {
+    /// An address as in 'substituters'; the store that goalctl works on, if none is given
+    #[arg(value_name = "URL")]
+    pub(crate) url: Option<String>,
+    /// Options of the configuration.
+    #[command(flatten)]
+    pub(crate) options: OptionArguments,
+}

@@ -2,43 +2,80 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write as _};
+use std::iter;
 use std::path::{Path, PathBuf};
 
+use actix::Addr;
 use bzip2::read::MultiBzDecoder;
 use registry::{QueryPathInfo, QueryValidDerivers};
-use store_model::StorePath;
+use store_model::{Settings, StorePath};
+use substituter::{FoundLog, QueryLog, Substituter};
 
 use crate::args::LogArguments;
+use crate::commands::Session;
 use crate::failure::{Failure, Result};
 use crate::output::Output;
 use crate::store::Store;
 use crate::target::Finder;
 
-/// Prints the raw bytes of each log, in turn.
+/// Prints the raw bytes of each log, in turn; what is not here is asked of the caches.
 pub(super) async fn log(
     store: &Store,
+    session: &Session,
     finder: &Finder<'_>,
+    settings: &Settings,
     arguments: &LogArguments,
     output: &mut Output,
 ) -> Result<()> {
+    let mut caches = None;
     for word in &arguments.paths {
         let path = finder.store_path(word)?;
+        let derivations = derivations_of(store, &path).await?;
         let mut found = None;
-        for drv_path in derivations_of(store, &path).await? {
-            found = open_log(&finder.layout.log_dir, &drv_path)?;
+        for drv_path in &derivations {
+            found = open_log(&finder.layout.log_dir, drv_path)?;
             if found.is_some() {
                 break;
             }
         }
-        let Some((file, mut log)) = found else {
-            return Err(Failure::message(format!(
-                "there is no log of '{}'",
-                store.dir().print(&path)
-            )));
+        if let Some((file, mut log)) = found {
+            copy(&mut *log, output, &file)?;
+            continue;
+        }
+        let substituter = match caches.take() {
+            Some(started) => started,
+            None => session.substituter(store.dir().clone(), settings)?,
         };
-        copy(&mut *log, output, &file)?;
+        // First by the cache's own word of who made it, as Nix does.
+        let candidates = iter::once(&path).chain(derivations.iter().filter(|drv| **drv != path));
+        let found = ask_caches(&substituter, candidates.cloned()).await?;
+        caches = Some(substituter);
+        let printed = store.dir().print(&path);
+        let Some(log) = found else {
+            return Err(Failure::message(format!("there is no log of '{printed}'")));
+        };
+        tracing::info!("the log of '{printed}' is from '{}'", log.cache_name);
+        output
+            .write_all(&log.contents)
+            .map_err(|error| Failure::stdout(&error))?;
     }
     Ok(())
+}
+
+/// Returns the first log that a cache has of any of these paths.
+async fn ask_caches(
+    substituter: &Addr<Substituter>,
+    paths: impl Iterator<Item = StorePath>,
+) -> Result<Option<FoundLog>> {
+    for path in paths {
+        let answer = substituter.send(QueryLog { path }).await;
+        let answer = answer.map_err(|_| Failure::message("the substituter has stopped"))?;
+        let found = answer.map_err(Failure::new)?;
+        if found.is_some() {
+            return Ok(found);
+        }
+    }
+    Ok(None)
 }
 
 /// Returns the derivations that may have made a path; a derivation stands for itself.

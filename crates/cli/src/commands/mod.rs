@@ -5,9 +5,11 @@ use actix::Addr;
 use store_model::settings::{Assignment, Configuration, StoreLayout};
 use store_model::{Settings, StoreDir};
 use substituter::Substituter;
+use tokio::time::Instant;
 
 use crate::args::{
-    Command, ConfigAction, GlobalArguments, InterchangeCommand, NarAction, RealisationAction,
+    Command, ConfigAction, GlobalArguments, InterchangeCommand, NarAction, PingArguments,
+    RealisationAction, StoreAction, StoreArguments,
 };
 use crate::configure::{read_files, typed_options};
 use crate::environment::Environment;
@@ -32,6 +34,7 @@ mod log;
 mod nar;
 mod out_link;
 mod path_info;
+mod ping;
 mod plan;
 mod query;
 mod realisation;
@@ -135,6 +138,12 @@ pub(crate) async fn perform(
             let ConfigAction::Show { names, json, .. } = arguments.action;
             config::show(session, &names, json, &mut output)?;
         }
+        Command::Store(StoreArguments {
+            action: StoreAction::Ping(PingArguments { url: Some(url), .. }),
+        }) => {
+            let pinged = ping::cache(session, &url, &mut output);
+            interrupts.unless(pinged).await?;
+        }
         Command::Simulate(arguments) => simulate::simulate(&arguments, &mut output)?,
         Command::Nar(arguments) => match arguments.action {
             NarAction::Dump { path } => nar::dump(path, interrupts).await?,
@@ -153,7 +162,8 @@ pub(crate) async fn perform(
         | Command::PathInfo(_)
         | Command::Query(_)
         | Command::Realisation(_)
-        | Command::Log(_) => {
+        | Command::Log(_)
+        | Command::Store(_) => {
             perform_on_store(session, command, interrupts, &mut output).await?;
         }
     }
@@ -169,6 +179,7 @@ async fn perform_on_store(
 ) -> Result<()> {
     let layout = session.layout()?;
     let settings = session.settings()?;
+    let begun = Instant::now();
     let store = Store::open(&layout, &settings)?;
     let finder = session.finder(&layout);
     let work = async {
@@ -188,7 +199,10 @@ async fn perform_on_store(
                 let RealisationAction::Info(arguments) = &arguments.action;
                 realisation::info(&store, &finder, &settings, arguments, output).await
             }
-            Command::Log(arguments) => log::log(&store, &finder, &arguments, output).await,
+            Command::Log(arguments) => {
+                log::log(&store, session, &finder, &settings, &arguments, output).await
+            }
+            Command::Store(_) => ping::own_store(&layout, &settings, begun, output),
             Command::Interchange(command) => {
                 interchange::perform(&store, session, &finder, command, output).await
             }

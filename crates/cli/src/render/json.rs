@@ -105,6 +105,7 @@ fn wait_reason(reason: &WaitReason, store_dir: &StoreDir) -> Value {
         WaitReason::Substitutes { n_pending } => {
             json!({"for": "substitutes", "pending": n_pending})
         }
+        WaitReason::Cache { cache } => json!({"for": "cache", "cache": &**cache}),
         WaitReason::Contents => json!({"for": "contents"}),
         WaitReason::Resolved { drv_path } => {
             json!({"for": "resolved", "resolvedTo": store_dir.print(drv_path)})

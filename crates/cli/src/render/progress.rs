@@ -155,7 +155,10 @@ impl Progress {
             match &goal.phase {
                 Phase::Running { since } => running.push((*since, goal)),
                 Phase::Fetching(transfer) => transfers.push((goal, transfer)),
-                Phase::Waiting(reason) if matches!(goal.key, GoalKey::Derivation(..)) => {
+                Phase::Waiting(reason)
+                    if matches!(goal.key, GoalKey::Derivation(..))
+                        || matches!(reason, WaitReason::Cache { .. }) =>
+                {
                     waits.add(goal, reason);
                 }
                 Phase::Deciding | Phase::Waiting(_) => {}
@@ -256,15 +259,18 @@ struct Waits<'a> {
     n_registration: usize,
     n_hook: usize,
     locks: Vec<(&'a StorePath, LockOwner)>,
+    /// Caches that give no answer, each as often as it is waited for.
+    caches: Vec<&'a str>,
 }
 
 impl<'a> Waits<'a> {
-    fn add(&mut self, goal: &'a GoalProgress, reason: &WaitReason) {
+    fn add(&mut self, goal: &'a GoalProgress, reason: &'a WaitReason) {
         match reason {
             // What it was resolved to is a goal as well, and says what that waits for.
             WaitReason::Resolved { .. } => return,
             WaitReason::Inputs { .. } => self.n_inputs += 1,
             WaitReason::Substitutes { .. } => self.n_substitutes += 1,
+            WaitReason::Cache { cache } => self.caches.push(cache),
             WaitReason::Contents => self.n_contents += 1,
             WaitReason::Slot => self.n_slot += 1,
             WaitReason::BuildUser => self.n_build_user += 1,
@@ -289,6 +295,12 @@ impl<'a> Waits<'a> {
             if n_goals > 0 {
                 words.push(format!("{n_goals} {what}"));
             }
+        }
+        if let Some(cache) = self.caches.first() {
+            let n_goals = self.caches.len();
+            words.push(format!(
+                "{n_goals} waiting for '{cache}', which gives no answer"
+            ));
         }
         // A lock is the one thing that may never come free by itself, so it is named.
         if let Some((path, holder)) = self.locks.first() {

@@ -4,6 +4,7 @@
 //! The copy is made in a directory that nobody else can enter (SECURITY V20).
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::ffi::{CStr, CString};
 use std::io::{self, Write};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -92,6 +93,37 @@ pub(crate) fn copy_tree(
         path: to.path,
         owner,
         mentions,
+        only_shared: None,
+        cancel,
+    };
+    tree::walk(from.dir, from.name, from.path, &mut copier)
+}
+
+/// The least that a name with what it stands for takes in an archive.
+const NODE_BYTES: u64 = 100;
+
+/// Copies a tree that is somebody else's without copying a byte of contents: the file system has both
+/// share them until one is written to. No more is made than what fits into an archive of `max_bytes`.
+///
+/// # Errors
+/// The file system cannot, the tree is larger, or as [`copy_tree`]; part of the copy may be there.
+pub(crate) fn share_tree(
+    from: Place<'_>,
+    to: Place<'_>,
+    max_bytes: u64,
+    cancel: &CancelFlag,
+) -> Result<(), Error> {
+    let dir = to
+        .dir
+        .try_clone_to_owned()
+        .map_err(|error| Error::file("copying to", to.path, error))?;
+    let mut copier = Copier {
+        dir,
+        root: to.name.to_owned(),
+        path: to.path,
+        owner: RequiredOwner::Anybody,
+        mentions: Mentions::Same,
+        only_shared: Some(Cell::new(max_bytes.saturating_add(NODE_BYTES))),
         cancel,
     };
     tree::walk(from.dir, from.name, from.path, &mut copier)
@@ -104,6 +136,8 @@ struct Copier<'a> {
     path: &'a Path,
     owner: RequiredOwner,
     mentions: Mentions<'a>,
+    /// Where contents are shared or else nothing is copied: how much more may be made.
+    only_shared: Option<Cell<u64>>,
     cancel: &'a CancelFlag,
 }
 
@@ -161,7 +195,13 @@ impl Copier<'_> {
             return self.rewrite_contents(&from, &to);
         }
         // A clone shares blocks, not the file: writing to either leaves the other alone.
-        if rustix::fs::ioctl_ficlone(&to, &from).is_ok() {
+        let shared = rustix::fs::ioctl_ficlone(&to, &from);
+        if self.only_shared.is_some() {
+            shared.map_err(|errno| self.failed(errno))?;
+            let stat = rustix::fs::fstat(&to).map_err(|errno| self.failed(errno))?;
+            return self.spend(u64::try_from(stat.st_size).unwrap_or(u64::MAX));
+        }
+        if shared.is_ok() {
             return Ok(());
         }
         self.copy_contents(&from, &to, here.stat.st_size)
@@ -245,12 +285,23 @@ impl Copier<'_> {
     /// Looks at the flag and at the owner of what is about to be copied.
     fn check(&self, here: &Here<'_>) -> Result<(), Error> {
         self.cancel.check()?;
+        self.spend(NODE_BYTES)?;
         match self.owner {
             RequiredOwner::User(uid) if here.stat.st_uid != uid => {
                 Err(Error::ForeignOwner { path: here.path() })
             }
             RequiredOwner::User(_) | RequiredOwner::Anybody => Ok(()),
         }
+    }
+
+    /// Takes note of how much was made, where that is limited.
+    fn spend(&self, n_bytes: u64) -> Result<(), Error> {
+        let Some(left) = &self.only_shared else {
+            return Ok(());
+        };
+        let less = left.get().checked_sub(n_bytes);
+        left.set(less.ok_or_else(|| self.failed(Errno::FBIG))?);
+        Ok(())
     }
 
     fn failed(&self, errno: Errno) -> Error {

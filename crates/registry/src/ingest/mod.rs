@@ -67,6 +67,8 @@ pub(crate) struct Ingest {
     /// Sign what was built here.
     pub(crate) secret_keys: Arc<[SecretKey]>,
     pub(crate) sharing: FileSharing,
+    /// File systems of which no file can share its contents with one of the store's.
+    pub(crate) unshareable: BTreeSet<u64>,
     pub(crate) buffer: ReadBuffer,
     /// Raised when the registry stops: what nobody waits for then is not read to its end.
     pub(crate) stopping: CancelFlag,

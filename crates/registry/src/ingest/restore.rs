@@ -4,10 +4,14 @@
 //! reader ─► at most the promised bytes, hashed as they come ─► the archive's form ─► files
 //! ```
 //!
+//! What lies in another store of this machine is not read as an archive where the file system can have
+//! both share their contents (`share`).
+//!
 //! All of it happens in our own directory; whatever is wrong, and whenever this ends half-way,
 //! nothing of it has a name in the store.
 
 mod files;
+mod share;
 mod source;
 
 use std::collections::BTreeSet;
@@ -53,10 +57,16 @@ impl Ingest {
         let RestoreNar {
             promised,
             contents,
+            objects,
             cancel,
         } = request;
         let claim = Claim::of(&self.layout, &promised)?;
         let (flat, recursive) = claim.as_ref().map_or((None, None), Claim::hashers);
+        if let (None, None, Some(objects)) = (&flat, &recursive, objects)
+            && self.share(staged, &promised, claim.as_ref(), &objects, &cancel)?
+        {
+            return Ok(as_registered(promised));
+        }
         let logical_path = self.logical_path(&promised.path);
         let mut files = Files::new(
             &self.layout,
@@ -91,11 +101,7 @@ impl Ingest {
             );
         }
         self.optimise_staged(staged, &logical_path, &cancel)?;
-        Ok(PathInfo {
-            registration_time: 0,
-            ultimate: false,
-            ..promised
-        })
+        Ok(as_registered(promised))
     }
 
     /// Checks an archive's size and hash.
@@ -255,6 +261,15 @@ impl<'a> Claim<'a> {
             }
             IngestionMethod::Recursive => (None, Some(ContentHasher::new(modulo))),
         }
+    }
+}
+
+/// Returns what is registered of what was promised.
+fn as_registered(promised: PathInfo) -> PathInfo {
+    PathInfo {
+        registration_time: 0,
+        ultimate: false,
+        ..promised
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io::Read;
+use std::os::fd::OwnedFd;
 
 use actix::Message;
 use store_model::PathInfo;
@@ -23,6 +24,10 @@ pub struct RestoreNar {
     pub promised: PathInfo,
     /// The archive. Reading may block; it is read by a thread that does nothing else meanwhile.
     pub contents: Box<dyn Read + Send>,
+    /// A directory of this machine in which the tree itself lies under the path's name, if there is
+    /// one. Where the file system can, its files are shared, and what was made is then read and checked
+    /// in the archive's stead. It is believed no more than that.
+    pub objects: Option<OwnedFd>,
     /// Raised when nobody wants it any more. Whoever raises it also ends a read that blocks.
     pub cancel: CancelFlag,
 }

@@ -16,7 +16,7 @@ use crate::events::{Event, EventKind};
 use crate::goal::derivation::{
     AfterFailure, Facts, KeepFailed, LocalBuilds, OnDifference, PostBuildHook, Substitution,
 };
-use crate::goal::substitution::Caches;
+use crate::goal::substitution::{Caches, Outage};
 use crate::goal::{BuildMode, GoalId, GoalKey, Outcome, RequestId, substitution};
 use crate::messages::{
     CancelGoal, CancelRequests, ForcePanic, GoalEnded, GoalNews, InputFinished, InputsAreCyclic,
@@ -163,6 +163,11 @@ impl Scheduler {
                         Substitution::Strict | Substitution::WithFallback => Caches::Asked,
                     },
                     after_failure: after_failure(settings),
+                    outage: if settings.fallback {
+                        Outage::NotWaited
+                    } else {
+                        Outage::Waited
+                    },
                 };
                 GoalActor::Path(SubstitutionGoal::new(id, facts, ports).start())
             }

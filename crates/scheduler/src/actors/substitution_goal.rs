@@ -12,15 +12,15 @@ use registry::{
 use store_model::StorePath;
 use store_model::wanted_outputs::WantedOutputs;
 use substituter::{
-    FetchNar, FetchProgressed, Freshness, NarTransfer, Offer, QueryOffers, ReportBadOffer,
-    TransferGuard,
+    FetchDelayed, FetchNar, FetchProgressed, Freshness, NarTransfer, Offer, QueryOffers,
+    ReportBadOffer, TransferGuard,
 };
 
 use super::questions::lend_roots;
 use super::repair::{Remedy, answered, query_good_paths, remedy};
 use crate::error::chain;
-use crate::events::{EventKind, LockOwner};
-use crate::goal::substitution::{Candidate, Effect, Event, Facts, State};
+use crate::events::{EventKind, LockOwner, WaitReason};
+use crate::goal::substitution::{Candidate, Effect, Event, Facts, Outage, State};
 use crate::goal::{GoalId, GoalKey, Outcome, PathMode, Status};
 use crate::messages::{
     CancelGoal, ForcePanic, GoalEnded, GoalNews, InputFinished, InputsAreCyclic, InputsRequired,
@@ -53,6 +53,8 @@ pub(crate) struct SubstitutionGoal {
 struct Transfer {
     cancel: CancelFlag,
     guard: Option<TransferGuard>,
+    /// Whether it was said that the cache is waited for.
+    is_delayed: bool,
 }
 
 impl Drop for Transfer {
@@ -262,19 +264,19 @@ impl SubstitutionGoal {
         let Some(offer) = self.offers.get(offer_idx).cloned() else {
             return;
         };
-        self.announce(EventKind::Fetching {
-            cache: Arc::clone(&offer.cache_name),
-            n_expected: offer.narinfo.file_size_bytes,
-            nar_size_bytes: offer.narinfo.info.nar_size_bytes,
-        });
+        self.announce_fetching(&offer);
+        let is_last = offer_idx + 1 == self.offers.len();
         let cancel = CancelFlag::default();
         self.transfer = Some(Transfer {
             cancel: cancel.clone(),
             guard: None,
+            is_delayed: false,
         });
         let fetch = FetchNar {
             offer: offer.clone(),
             progress: Some(ctx.address().recipient()),
+            delayed: (is_last && self.facts.outage == Outage::Waited)
+                .then(|| ctx.address().recipient()),
         };
         let ports = Arc::clone(&self.ports);
         let answer = async move { ports.fetch_nar.send(fetch).await }
@@ -285,6 +287,14 @@ impl SubstitutionGoal {
                 Err(error) => goal.advance(service_failed(&error), ctx),
             });
         ctx.spawn(answer);
+    }
+
+    fn announce_fetching(&self, offer: &Offer) {
+        self.announce(EventKind::Fetching {
+            cache: Arc::clone(&offer.cache_name),
+            n_expected: offer.narinfo.file_size_bytes,
+            nar_size_bytes: offer.narinfo.info.nar_size_bytes,
+        });
     }
 
     fn fetch_failed(&mut self, offer: &Offer, message: &str, ctx: &mut Context<Self>) {
@@ -301,10 +311,15 @@ impl SubstitutionGoal {
             return;
         };
         running.guard = Some(transfer.guard);
+        let cancel = running.cancel.clone();
+        if std::mem::take(&mut running.is_delayed) {
+            self.announce_fetching(offer);
+        }
         let restore = RestoreNar {
             promised: offer.narinfo.info.clone(),
             contents: transfer.contents,
-            cancel: running.cancel.clone(),
+            objects: transfer.objects,
+            cancel,
         };
         let ports = Arc::clone(&self.ports);
         let offer = offer.clone();
@@ -516,6 +531,19 @@ impl Handler<FetchProgressed> for SubstitutionGoal {
                 n_bytes: progressed.n_bytes,
                 n_expected: progressed.n_expected,
             });
+        }
+    }
+}
+
+impl Handler<FetchDelayed> for SubstitutionGoal {
+    type Result = ();
+
+    fn handle(&mut self, delayed: FetchDelayed, _ctx: &mut Self::Context) {
+        if let Some(transfer) = &mut self.transfer {
+            transfer.is_delayed = true;
+            let cache = delayed.cache;
+            let reason = WaitReason::Cache { cache };
+            self.announce(EventKind::Waiting { reason });
         }
     }
 }

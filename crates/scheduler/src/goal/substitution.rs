@@ -51,6 +51,17 @@ pub struct Facts {
     pub caches: Caches,
     /// Whether to wait for all references after one failed (SPEC A3).
     pub after_failure: AfterFailure,
+    /// What to do when a cache that has promised the path gives no answer, and no other has it.
+    pub outage: Outage,
+}
+
+/// What a short outage of a cache means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outage {
+    /// The cache is waited for.
+    Waited,
+    /// Nobody waits: what cannot be fetched is built (`fallback`).
+    NotWaited,
 }
 
 /// Whether a goal may ask caches.

@@ -8,17 +8,19 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use actix::{
-    Actor, ActorContext as _, AsyncContext as _, Context, Handler, Message, ResponseFuture,
+    Actor, ActorContext as _, AsyncContext as _, Context, Handler, Message, Recipient,
+    ResponseFuture,
 };
 use store_model::StorePath;
 use store_model::narinfo::{CacheInfo, NarInfo};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
+use super::vigil::Vigil;
 use crate::Error;
 use crate::client::{Client, Heard, InfoHeard, NoAnswer};
 use crate::error::chain;
-use crate::messages::{FetchProgressed, Freshness, NarTransfer, TransferGuard};
+use crate::messages::{FetchDelayed, FetchProgressed, Freshness, NarTransfer, TransferGuard};
 use crate::policy::{Breaker, Failure, Leave, Rank, Verdict};
 use crate::transport::TransportError;
 
@@ -58,7 +60,8 @@ pub(crate) enum Word {
 #[rtype(result = "Result<NarTransfer, Error>")]
 pub(crate) struct OpenNar {
     pub(crate) narinfo: Arc<NarInfo>,
-    pub(crate) progress: Option<actix::Recipient<FetchProgressed>>,
+    pub(crate) progress: Option<Recipient<FetchProgressed>>,
+    pub(crate) delayed: Option<Recipient<FetchDelayed>>,
 }
 
 /// Sent by the substituter: the cache did not keep its word about a path.
@@ -133,13 +136,15 @@ enum Info {
 /// One cache.
 #[derive(Debug)]
 pub(crate) struct BinaryCache {
-    client: Arc<Client>,
-    runtime: Handle,
-    position: usize,
+    pub(super) client: Arc<Client>,
+    pub(super) runtime: Handle,
+    pub(super) position: usize,
     /// The priority that its user gives it.
-    priority: Option<u32>,
+    pub(super) priority: Option<u32>,
     info: Info,
-    breaker: Breaker,
+    pub(super) breaker: Breaker,
+    /// Downloads that wait until the cache answers again.
+    pub(super) vigil: Vigil,
     askers: HashMap<Question, Vec<oneshot::Sender<Result<Answer, Error>>>>,
     n_refusals: usize,
 }
@@ -159,6 +164,7 @@ impl BinaryCache {
             priority,
             info: Info::Unknown,
             breaker: Breaker::default(),
+            vigil: Vigil::default(),
             askers: HashMap::new(),
             n_refusals: 0,
         }
@@ -218,8 +224,7 @@ impl BinaryCache {
 
     /// Takes note of a failure, which is told if the cache is left alone because of it.
     fn fail(&mut self, failure: Failure, reason: &str) -> Verdict {
-        // A hasher's own seed is all the chance that is needed here.
-        let chance = RandomState::new().build_hasher().finish() >> 32;
+        let chance = random() >> 32;
         let jitter = f64::from(u32::try_from(chance).unwrap_or_default()) / f64::from(u32::MAX);
         let verdict = self.breaker.failed(failure, self.now(), jitter);
         if let Verdict::LeftAlone(pause) = verdict {
@@ -237,6 +242,9 @@ impl BinaryCache {
 
     /// Takes note of a question without an answer.
     fn miss(&mut self, why: &NoAnswer) -> Verdict {
+        if let Some(wish) = why.retry_after {
+            self.vigil.put_off(self.now() + wish);
+        }
         let failure = Failure::NoAnswer {
             asked_at: why.asked_at,
             retry_after: why.retry_after,
@@ -259,9 +267,14 @@ impl BinaryCache {
         }
     }
 
-    fn now(&self) -> Duration {
+    pub(super) fn now(&self) -> Duration {
         self.client.now()
     }
+}
+
+/// Returns a random number. A hasher's own seed is all the chance that is needed here.
+pub(super) fn random() -> u64 {
+    RandomState::new().build_hasher().finish()
 }
 
 impl Actor for BinaryCache {
@@ -300,6 +313,7 @@ impl Handler<InfoAnswered> for BinaryCache {
             InfoHeard::Usable(info) => {
                 self.breaker.probe_succeeded(self.now());
                 self.client.is_left_alone.store(false, Ordering::Relaxed);
+                self.end_vigil(true);
                 Info::Known(info)
             }
             InfoHeard::Unusable(reason) => {
@@ -369,7 +383,21 @@ impl Handler<OpenNar> for BinaryCache {
     fn handle(&mut self, asked: OpenNar, ctx: &mut Context<Self>) -> Self::Result {
         let name = Arc::clone(&self.client.name);
         if self.breaker.is_open() {
-            return Box::pin(async { Err(Error::LeftAlone { cache: name }) });
+            let delayed = asked.delayed.as_ref();
+            let Some(delayed) = delayed.filter(|_| !self.vigil.is_given_up()) else {
+                return Box::pin(async { Err(Error::LeftAlone { cache: name }) });
+            };
+            delayed.do_send(FetchDelayed {
+                cache: Arc::clone(&name),
+            });
+            let (answers, cache) = (self.await_answer(ctx), ctx.address());
+            return Box::pin(async move {
+                match answers.await {
+                    Ok(true) => cache.send(asked).await.unwrap_or(Err(Error::Stopped)),
+                    Ok(false) => Err(Error::LeftAlone { cache: name }),
+                    Err(_) => Err(Error::Stopped),
+                }
+            });
         }
         let (client, cache) = (Arc::clone(&self.client), ctx.address());
         let path = asked.narinfo.info.path.clone();
@@ -388,7 +416,7 @@ impl Handler<OpenNar> for BinaryCache {
             let _asker_gone = reply.send(result);
         });
         Box::pin(async move {
-            let contents =
+            let opened =
                 opened
                     .await
                     .map_err(|_| Error::Stopped)?
@@ -398,7 +426,8 @@ impl Handler<OpenNar> for BinaryCache {
                         source: Box::new(error),
                     })?;
             Ok(NarTransfer {
-                contents,
+                contents: opened.contents,
+                objects: opened.objects,
                 guard: TransferGuard { _alive: alive },
             })
         })
@@ -458,6 +487,7 @@ impl Handler<StopCache> for BinaryCache {
     fn handle(&mut self, _: StopCache, ctx: &mut Context<Self>) {
         // Whoever still waits is told by the end of their channels.
         self.askers.clear();
+        self.vigil = Vigil::default();
         ctx.stop();
     }
 }

@@ -4,7 +4,9 @@
 mod binary_cache;
 mod cache_writer;
 mod ending;
+mod reports;
 mod substituter;
+mod vigil;
 
 pub(crate) use binary_cache::BinaryCache;
 pub use cache_writer::CacheWriter;

@@ -22,7 +22,7 @@ use crate::runtime::Engine;
 /// Speaks to all caches.
 #[derive(Debug)]
 pub struct Substituter {
-    caches: Vec<Cache>,
+    pub(super) caches: Vec<Cache>,
     /// How long an offer waits for other caches to be heard.
     patience: Option<Duration>,
     /// `None` without caches, or once stopped.
@@ -147,6 +147,7 @@ impl Handler<FetchNar> for Substituter {
             let request = OpenNar {
                 narinfo: request.offer.narinfo,
                 progress: request.progress,
+                delayed: request.delayed,
             };
             cache
                 .address

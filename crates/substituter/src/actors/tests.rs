@@ -1,5 +1,7 @@
 //! Caches that Nix 2.8 wrote, and caches that somebody broke.
 
+mod outages;
+mod reports;
 mod servers;
 mod uploads;
 
@@ -159,6 +161,7 @@ async fn every_path_is_fetched_from_every_kind_of_cache() {
                 .send(FetchNar {
                     offer: offers[0].clone(),
                     progress: Some(listener.clone().recipient()),
+                    delayed: None,
                 })
                 .await
                 .unwrap()
@@ -197,7 +200,7 @@ async fn caches_are_offered_in_order_of_priority() {
     by_url.write_info("StoreDir: /nix/store\nPriority: 90\n");
     let caches = [
         format!("file://{}", last.path.display()),
-        format!("{}", own.path.display()),
+        format!("file://{}", own.path.display()),
         format!("file://{}?priority=10", by_url.path.display()),
         "s3://not-supported".to_owned(),
         "nonsense".to_owned(),
@@ -218,7 +221,7 @@ async fn a_path_that_nobody_has_is_offered_by_nobody() {
     assert!(query(&without, &simple()).await.offers.is_empty());
     let off = Settings {
         substitute: false,
-        ..settings(&[fixtures().join("cache-xz").display().to_string()])
+        ..settings(&[format!("file://{}", fixtures().join("cache-xz").display())])
     };
     assert!(query(&start_with(&off), &simple()).await.offers.is_empty());
 }
@@ -272,7 +275,7 @@ async fn bad_caches_do_not_stand_in_the_way_of_a_good_one() {
 #[actix::test]
 async fn a_trusted_cache_needs_no_signatures_and_a_key_that_is_not_trusted_does_not_count() {
     let cache = fixtures().join("cache-none");
-    let mut untrusting = settings(&[cache.display().to_string()]);
+    let mut untrusting = settings(&[format!("file://{}", cache.display())]);
     untrusting.trusted_public_keys.clear();
     let substituter = start_with(&untrusting);
     let offers = query(&substituter, &simple()).await;
@@ -304,6 +307,7 @@ async fn an_archive_that_is_not_there_is_told_with_path_and_cache() {
     let request = FetchNar {
         offer: offer.clone(),
         progress: None,
+        delayed: None,
     };
     let error = substituter.send(request).await.unwrap().unwrap_err();
     let told = crate::error::chain(&error);
@@ -331,6 +335,7 @@ async fn a_cache_that_does_not_keep_its_word_is_left_alone() {
     let request = FetchNar {
         offer: offers[0].clone(),
         progress: None,
+        delayed: None,
     };
     let error = substituter.send(request).await.unwrap().unwrap_err();
     assert!(matches!(error, Error::LeftAlone { .. }), "{error}");
@@ -355,10 +360,12 @@ async fn a_transfer_ends_with_its_guard_or_with_the_substituter() {
         let request = FetchNar {
             offer: offer.clone(),
             progress: None,
+            delayed: None,
         };
         let NarTransfer {
             mut contents,
             guard,
+            ..
         } = substituter.send(request).await.unwrap().unwrap();
         let (begun, reading) = tokio::sync::oneshot::channel();
         let reader = tokio::task::spawn_blocking(move || {

@@ -103,23 +103,32 @@ impl FileTransport {
     }
 }
 
-/// Opens a regular file below a directory without following any link.
-fn open_below(root: &OwnedFd, file: &RelativeUrl) -> Result<File, Errno> {
+/// Opens what a directory has below it without following any link.
+///
+/// # Errors
+/// The kernel's own; `LOOP` or `XDEV` if a link is on the way.
+pub(super) fn open_beneath(root: &OwnedFd, path: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
     let mut n_disturbances = 0;
-    let opened = loop {
-        // Without waiting, as it may be a pipe that nobody writes to.
+    loop {
         let result = rustix::fs::openat2(
             root,
-            file.as_str(),
-            OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY,
+            path,
+            flags | OFlags::CLOEXEC,
             Mode::empty(),
             ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS,
         );
         match result {
             Err(Errno::AGAIN) if n_disturbances < MAX_DISTURBANCES => n_disturbances += 1,
-            result => break result?,
+            result => return result,
         }
-    };
+    }
+}
+
+/// Opens a regular file below a directory without following any link.
+fn open_below(root: &OwnedFd, file: &RelativeUrl) -> Result<File, Errno> {
+    // Without waiting, as it may be a pipe that nobody writes to.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let opened = open_beneath(root, file.as_str(), flags)?;
     let kind = FileType::from_raw_mode(rustix::fs::fstat(&opened)?.st_mode);
     if kind == FileType::RegularFile {
         Ok(File::from(opened))

@@ -5,14 +5,16 @@
 
 use std::fmt;
 use std::io::{self, Read};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use store_model::Settings;
 use store_model::narinfo::RelativeUrl;
+use store_model::{Settings, StoreDir};
 use tokio::sync::oneshot;
 
 use crate::address::{CacheAddress, Place};
@@ -20,6 +22,7 @@ use crate::address::{CacheAddress, Place};
 mod directory;
 mod file;
 mod http;
+mod local_store;
 mod server;
 mod server_shelf;
 mod shelf;
@@ -30,6 +33,7 @@ pub(crate) use shelf::{FileKind, Publication, Shelf, ShelfError, Spool};
 use directory::DirectoryShelf;
 use file::FileTransport;
 use http::Sources;
+use local_store::LocalStore;
 use server::{ServerTransport, SharedWeb};
 use server_shelf::ServerShelf;
 
@@ -56,6 +60,12 @@ pub(crate) trait Transport: Send + Sync + fmt::Debug {
         file: &'a RelativeUrl,
         request: OpenRequest,
     ) -> BoxFuture<'a, Result<Box<dyn Read + Send>, TransportError>>;
+
+    /// Opens the directory in which the trees themselves lie that archives are made of, each under
+    /// its path's name; `None` where archives are files.
+    fn objects(&self) -> BoxFuture<'_, Option<OwnedFd>> {
+        std::future::ready(None).boxed()
+    }
 }
 
 /// How a large file is to be read.
@@ -69,13 +79,20 @@ pub(crate) struct OpenRequest {
 /// Makes transports.
 pub(crate) struct Connector {
     shared: Arc<SharedWeb>,
+    store_dir: StoreDir,
 }
 
 impl Connector {
-    /// Takes the settings, and the variables that name proxies and certificates.
-    pub(crate) fn new(settings: &Settings, environment: &dyn Fn(&str) -> Option<String>) -> Self {
+    /// Takes the settings, the variables that name proxies and certificates, and what paths are named
+    /// by.
+    pub(crate) fn new(
+        settings: &Settings,
+        environment: &dyn Fn(&str) -> Option<String>,
+        store_dir: &StoreDir,
+    ) -> Self {
         Self {
             shared: Arc::new(SharedWeb::new(Sources::new(settings, environment))),
+            store_dir: store_dir.clone(),
         }
     }
 
@@ -88,19 +105,36 @@ impl Connector {
                 url.clone(),
                 Arc::clone(&address.name),
             )),
+            Place::Store(place) => Box::new(LocalStore::new(
+                Arc::clone(&address.name),
+                place,
+                &self.store_dir,
+            )),
         }
     }
 
     /// Returns what writes the cache at `address`; nothing is asked or written yet. `spool_dir` is
     /// where archives wait to be sent.
-    pub(crate) fn shelf(&self, address: &CacheAddress, spool_dir: PathBuf) -> Box<dyn Shelf> {
+    ///
+    /// # Errors
+    /// It is no cache; the text says what to do instead.
+    pub(crate) fn shelf(
+        &self,
+        address: &CacheAddress,
+        spool_dir: PathBuf,
+    ) -> Result<Box<dyn Shelf>, String> {
         match &address.place {
-            Place::Directory(root) => Box::new(DirectoryShelf::new(root.clone())),
+            Place::Directory(root) => Ok(Box::new(DirectoryShelf::new(root.clone()))),
             Place::Server(url) => {
                 let (shared, name) = (Arc::clone(&self.shared), Arc::clone(&address.name));
                 let server = ServerTransport::new(shared, url.clone(), name);
-                Box::new(ServerShelf::new(server, spool_dir))
+                Ok(Box::new(ServerShelf::new(server, spool_dir)))
             }
+            Place::Store(_) => Err(
+                "it is a store and no cache; 'goalctl --store ROOT copy --from ADDRESS' copies from \
+                 one store into another"
+                    .to_owned(),
+            ),
         }
     }
 }

@@ -96,6 +96,7 @@ impl Batch {
             store.add_nar(RestoreNar {
                 promised: archive.info,
                 contents: Box::new(archive.aside),
+                objects: None,
                 cancel: CancelFlag::default(),
             })
         });

@@ -9,6 +9,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use registry::{AddSignatures, QueryClosure};
+use store_model::signature::key_file_warning;
 use store_model::{SecretKey, StorePath};
 
 use crate::args::{KeyAction, SignArguments};
@@ -82,16 +83,8 @@ fn read_key(session: &Session, file: &Path) -> Result<SecretKey> {
     let failed = |error| Failure::file("reading secret key file", &path, error);
     let opened = File::open(&path).map_err(failed)?;
     let mode = opened.metadata().map_err(failed)?.permissions().mode();
-    if mode & 0o077 != 0 {
-        warn(
-            session.style,
-            &format!(
-                "secret key file '{}' has mode {:04o}, so others than its owner may be able to use \
-                 it; 0600 is enough",
-                path.display(),
-                mode & 0o7777
-            ),
-        );
+    if let Some(warning) = key_file_warning(&path, mode) {
+        warn(session.style, &warning);
     }
     let text = read_text(opened).map_err(failed)?;
     text.parse().map_err(|error: store_model::Error| {

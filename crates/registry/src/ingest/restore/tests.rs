@@ -2,6 +2,7 @@
 
 mod addresses;
 mod evil;
+mod sharing;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -39,6 +40,7 @@ fn request(promised: PathInfo, archive: &[u8]) -> RestoreNar {
     RestoreNar {
         promised,
         contents: Box::new(Cursor::new(archive.to_vec())),
+        objects: None,
         cancel: CancelFlag::default(),
     }
 }
@@ -315,6 +317,7 @@ async fn of_an_archive_that_never_ends_one_byte_more_than_promised_is_read() {
     let request = RestoreNar {
         promised: promise(&archive),
         contents: Box::new(head.chain(Endless(taken))),
+        objects: None,
         cancel: CancelFlag::default(),
     };
     let answer = registry.store.send(request).await.unwrap();
@@ -372,6 +375,7 @@ async fn a_reader_that_panics_or_fails_costs_its_own_archive_only() {
     let request = |contents| RestoreNar {
         promised: promise(&archive),
         contents,
+        objects: None,
         cancel: CancelFlag::default(),
     };
     let panicking = request(Box::new(head().chain(Panicking)));
@@ -416,6 +420,7 @@ async fn a_restore_whose_reader_blocks_is_cancelled_when_the_reader_is_ended() {
     let request = RestoreNar {
         promised: promise(&archive),
         contents: Box::new(Watched(Some(begun), reader)),
+        objects: None,
         cancel: cancel.clone(),
     };
     let restoring = actix::spawn(registry.store.send(request));

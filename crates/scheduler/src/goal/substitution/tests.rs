@@ -19,6 +19,7 @@ fn facts() -> Facts {
         mode: PathMode::Ensure,
         caches: Caches::Asked,
         after_failure: AfterFailure::Stop,
+        outage: Outage::Waited,
     }
 }
 

@@ -15,7 +15,7 @@ fn serve(cache: &str) -> Server {
     Server::start(move |request| file(&root, request))
 }
 
-fn file(root: &Path, request: &Request) -> Vec<Step> {
+pub(super) fn file(root: &Path, request: &Request) -> Vec<Step> {
     match fs::read(root.join(request.target.trim_start_matches('/'))) {
         Ok(contents) => answer(200, &[], &contents),
         Err(_) => answer(404, &[], b"no"),
@@ -23,14 +23,14 @@ fn file(root: &Path, request: &Request) -> Vec<Step> {
 }
 
 /// A run of the program: where it remembers, and clocks that can be moved on.
-struct Run {
+pub(super) struct Run {
     memory: TempDir,
     passed: Arc<AtomicU64>,
     unix: Arc<AtomicI64>,
 }
 
 impl Run {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             memory: tempfile::tempdir().unwrap(),
             passed: Arc::new(AtomicU64::new(0)),
@@ -38,7 +38,7 @@ impl Run {
         }
     }
 
-    fn start(&self, settings: &Settings) -> Addr<Substituter> {
+    pub(super) fn start(&self, settings: &Settings) -> Addr<Substituter> {
         let (passed, unix) = (Arc::clone(&self.passed), Arc::clone(&self.unix));
         // Each look at the clock takes a while, so that what is later has a later time.
         let clocks = Clocks {
@@ -62,7 +62,7 @@ impl Run {
     }
 }
 
-fn impatient(caches: &[String]) -> Settings {
+pub(super) fn impatient(caches: &[String]) -> Settings {
     Settings {
         cache_answer_timeout: Some(Duration::from_millis(300)),
         connect_timeout: Some(Duration::from_secs(5)),
@@ -70,7 +70,11 @@ fn impatient(caches: &[String]) -> Settings {
     }
 }
 
-async fn ask(substituter: &Addr<Substituter>, path: &StorePath, freshness: Freshness) -> Offers {
+pub(super) async fn ask(
+    substituter: &Addr<Substituter>,
+    path: &StorePath,
+    freshness: Freshness,
+) -> Offers {
     let path = path.clone();
     let question = QueryOffers { path, freshness };
     substituter.send(question).await.unwrap().unwrap()
@@ -80,6 +84,7 @@ async fn fetch(substituter: &Addr<Substituter>, offer: &crate::Offer) -> Result<
     let request = FetchNar {
         offer: offer.clone(),
         progress: None,
+        delayed: None,
     };
     let transfer = substituter.send(request).await.unwrap();
     let mut transfer = transfer.map_err(|error| crate::error::chain(&error))?;
@@ -92,7 +97,7 @@ async fn fetch(substituter: &Addr<Substituter>, offer: &crate::Offer) -> Result<
     read.map_err(|error| crate::error::chain(error.get_ref().unwrap()))
 }
 
-fn absent() -> StorePath {
+pub(super) fn absent() -> StorePath {
     "00000000000000000000000000000000-absent".parse().unwrap()
 }
 
@@ -241,7 +246,7 @@ async fn keys_that_are_not_trusted_any_more_take_what_is_remembered_with_them() 
 #[actix::test]
 async fn a_cache_that_never_answers_costs_one_wait_for_five_hundred_paths() {
     let silent = Server::start(|_| vec![Step::Stall]);
-    let good = fixtures().join("cache-none").display().to_string();
+    let good = format!("file://{}", fixtures().join("cache-none").display());
     let run = Run::new();
     let substituter = run.start(&impatient(&[silent.url(""), good]));
     for path in contents(&fixtures().join("cache-none"))
@@ -262,7 +267,7 @@ async fn a_server_that_is_down_or_fails_is_left_alone() {
     let down = format!("http://{}", port.local_addr().unwrap());
     drop(port);
     let failing = Server::start(|_| answer(503, &[("Retry-After", "3600")], b"later"));
-    let good = fixtures().join("cache-none").display().to_string();
+    let good = format!("file://{}", fixtures().join("cache-none").display());
     let run = Run::new();
     let substituter = run.start(&impatient(&[down, failing.url(""), good]));
     for _ in 0..20 {

@@ -90,6 +90,7 @@ async fn a_path_that_its_address_does_not_give_is_refused_before_anything_is_rea
         let request = RestoreNar {
             promised,
             contents: Box::new(Panicking),
+            objects: None,
             cancel: CancelFlag::default(),
         };
         let answer = registry.store.send(request).await.unwrap();
