@@ -17,6 +17,7 @@ mod faults;
 mod fetch_faults;
 mod floating;
 mod full_disk;
+mod hostile_caches;
 mod interchange;
 mod interruption;
 mod large_closures;
