@@ -24,6 +24,7 @@ mod large_closures;
 mod library;
 mod panics;
 mod post_build_hook;
+mod read_only;
 mod registration;
 mod scarcity;
 mod surroundings;

@@ -227,7 +227,7 @@ fn archives_that_begin_well_and_never_end_are_cut_off_at_the_size_that_was_promi
     let load = [
         &begun.into_bytes(),
         &length.to_le_bytes()[..],
-        &[b'x'; 1 << 20],
+        &vec![b'x'; 1 << 20],
     ]
     .concat();
     let lie = armed("a gigabyte", "none", move |_| {
