@@ -1,10 +1,13 @@
 //! Archives that nobody should unpack, described truly and signed by a key that is trusted (SECURITY
 //! N01, P01 to P06, P12, P13).
 
+use std::fs;
+use std::os::unix::fs::symlink;
+
 use it::archive::{Archive, Node};
 
 use super::lie::{Lie, Truth};
-use super::scene::{Found, Row};
+use super::scene::{Found, Row, Scene, Which};
 
 /// Sends the archive of a tree.
 fn tree(name: &str, tree: impl Fn(&Truth) -> Node + Send + Sync + 'static) -> Lie {
@@ -189,4 +192,22 @@ fn what_an_archive_holds_where_it_lies_is_never_followed() {
         ])
     })];
     Row::of(lies).assert_kept();
+}
+
+#[test]
+fn what_lies_at_a_path_without_being_valid_is_not_written_through() {
+    let Some(scene) = Scene::new(4) else { return };
+    let taken = scene.taken();
+    let at = |idx: usize| scene.store.real(&taken[idx]);
+    let planted = "the store is ours";
+    symlink(&scene.truths[0][0].canary, at(0)).expect(planted);
+    symlink("/nowhere", at(1)).expect(planted);
+    fs::create_dir(at(2)).expect(planted);
+    fs::write(at(2).join("file"), "left behind").expect(planted);
+    fs::write(at(3), "left behind").expect(planted);
+    let caches = [scene.serve_honestly()];
+    let fetched = Row::of([]).run(&scene, &caches, &["ensure"], &taken);
+    fetched.expect_status(0);
+    scene.assert_valid(Which::Taken);
+    scene.assert_sound();
 }

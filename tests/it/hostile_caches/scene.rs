@@ -14,8 +14,9 @@ use it::{Finished, TestStore, debris, requirement};
 
 use super::lie::{Lie, Truth, serve};
 
-/// The most memory that goalctl may hold, whatever a cache sends it: also one that is not optimised.
-const MAX_PEAK_KILOBYTES: u64 = 150_000;
+/// The most memory that goalctl may hold, whatever a cache sends it, also one that is not optimised.
+/// What was measured is 25 to 37 MB, and 70 with forty caches at once.
+const MAX_PEAK_KILOBYTES: u64 = 100_000;
 
 /// How long a run may take: a machine that is busy takes long, and a hang takes for ever.
 const IN_TIME: Duration = Duration::from_mins(1);
@@ -49,6 +50,8 @@ pub(super) enum Which {
 pub(super) struct Row {
     lies: Vec<Arc<Lie>>,
     options: Vec<(&'static str, &'static str)>,
+    /// Addresses that are asked before all servers.
+    elsewhere: Vec<&'static str>,
     /// Who may vouch for servers.
     authority: Option<Arc<Authority>>,
 }
@@ -69,6 +72,7 @@ impl Row {
         Self {
             lies: lies.into_iter().map(Arc::new).collect(),
             options: Vec::new(),
+            elsewhere: Vec::new(),
             authority: None,
         }
     }
@@ -76,6 +80,12 @@ impl Row {
     /// Trusts somebody who vouches for servers, and nobody else.
     pub(super) fn trusting(mut self, authority: &Arc<Authority>) -> Self {
         self.authority = Some(Arc::clone(authority));
+        self
+    }
+
+    /// Asks caches at these addresses first.
+    pub(super) fn behind(mut self, addresses: &[&'static str]) -> Self {
+        self.elsewhere = addresses.to_vec();
         self
     }
 
@@ -183,7 +193,9 @@ impl Row {
     ) -> Finished {
         let mut peak = Command::new(env!("CARGO_BIN_EXE_probe"));
         peak.arg("peak");
-        let substituters: Vec<String> = caches.iter().map(|cache| cache.url("")).collect();
+        let elsewhere = self.elsewhere.iter().map(|&address| address.to_owned());
+        let servers = caches.iter().map(|cache| cache.url(""));
+        let substituters: Vec<String> = elsewhere.chain(servers).collect();
         let signals = format!("/signals={}:rw", scene.store.signals().dir().display());
         let invocation = scene
             .store

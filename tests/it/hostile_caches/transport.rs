@@ -7,7 +7,7 @@ use std::time::Duration;
 use it::web::Answer;
 
 use super::lie::{File, Lie};
-use super::scene::{Found, Row};
+use super::scene::{Found, Row, Scene, Which};
 
 /// Asks caches who need not be waited for long.
 fn impatient(lies: impl IntoIterator<Item = Lie>) -> Row {
@@ -136,4 +136,25 @@ fn an_answer_that_is_missing_once_is_asked_for_again() {
         }),
     ];
     Row::of(lies).assert_harmless();
+}
+
+#[test]
+fn hosts_without_an_address_or_that_nothing_reaches_cost_seconds_and_are_named() {
+    let Some(scene) = Scene::new(2) else { return };
+    // Names and numbers that are kept for examples, so that nobody has them.
+    let nowhere = [
+        "http://cache.invalid",
+        "http://192.0.2.1",
+        "http://[100::1]",
+    ];
+    let row = impatient([]).behind(&nowhere);
+    let caches = [scene.serve_honestly()];
+    let fetched = row.run(&scene, &caches, &["ensure"], &scene.taken());
+    fetched.expect_status(0);
+    for address in nowhere {
+        let told = format!("WARN '{address}' is left alone");
+        assert_eq!(fetched.error().matches(&told).count(), 1, "{fetched}");
+    }
+    scene.assert_valid(Which::Taken);
+    scene.assert_sound();
 }
