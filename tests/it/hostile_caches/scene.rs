@@ -21,6 +21,9 @@ const MAX_PEAK_KILOBYTES: u64 = 100_000;
 /// How long a run may take: a machine that is busy takes long, and a hang takes for ever.
 const IN_TIME: Duration = Duration::from_mins(1);
 
+/// How long caches are waited for where a row says nothing of it.
+const PATIENCE: (&str, &str) = ("cache-answer-timeout", "60");
+
 /// How a line begins that warns.
 const WARNING: &str = " WARN ";
 
@@ -207,7 +210,11 @@ impl Row {
         let set = |invocation: it::Invocation, (name, value): &(&str, &str)| {
             invocation.option(name, value)
         };
-        let mut invocation = self.options.iter().fold(invocation, set);
+        // Where time does not matter a busy machine must not, either.
+        let is_timed = self.options.iter().any(|(name, _)| *name == PATIENCE.0);
+        let patience = (!is_timed).then_some(PATIENCE);
+        let options = self.options.iter().chain(&patience);
+        let mut invocation = options.fold(invocation, set);
         if let Some(authority) = &self.authority {
             let file = scene.store.dir().join("authorities");
             std::fs::write(&file, authority.certificate()).expect("the folder is ours");
