@@ -1,16 +1,13 @@
 //! A binary cache that no store was ever copied to: as many paths as a test wants, each a small text
 //! file, with whatever references it says.
 
-use std::ffi::OsString;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use crate::archive::{Archive, Node};
 use crate::invocation::Invocation;
-use crate::requirement;
+use crate::publication::Publication;
 use crate::store::TestStore;
-
-/// How many files one program is given to hash: the kernel limits what a command line holds.
-const N_HASHED_AT_ONCE: usize = 1_000;
 
 /// Which paths the path with a number refers to, by their numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,28 +34,27 @@ impl HandmadeCache {
         fs::create_dir_all(&nars).expect("the store's surroundings are ours");
         fs::write(dir.join("nix-cache-info"), "StoreDir: /nix/store\n")
             .expect("a fresh file can be written");
-        let archives: Vec<PathBuf> = (0..n_paths)
-            .map(|idx| nars.join(format!("{idx}.nar")))
-            .collect();
-        let mut sizes = Vec::new();
-        for (idx, file) in archives.iter().enumerate() {
-            let archive = archive_of(&text(idx));
-            sizes.push(archive.len());
-            fs::write(file, archive).expect("a fresh file can be written");
-        }
-        let hashes = hashes(store, &archives);
-        for (idx, (hash, size)) in hashes.iter().zip(&sizes).enumerate() {
-            let references: Vec<String> = shape.references(idx, n_paths).map(base_name).collect();
-            let narinfo = format!(
-                "StorePath: {}\nURL: nar/{idx}.nar\nCompression: none\nNarHash: sha256:{hash}\n\
-                 NarSize: {size}\nReferences: {}\n",
-                path(idx),
-                references.join(" ")
-            );
-            fs::write(dir.join(format!("{idx:032}.narinfo")), narinfo)
-                .expect("a fresh file can be written");
+        for idx in 0..n_paths {
+            let published = Publication {
+                path: path(idx),
+                archive: Archive::of(&Node::file(text(idx))).into_bytes(),
+                references: shape.references(idx, n_paths).map(path).collect(),
+                deriver: None,
+            };
+            let write = |file: &str, contents: &[u8]| {
+                fs::write(dir.join(file), contents).expect("a fresh file can be written");
+            };
+            write(&published.url(), &published.archive);
+            let narinfo = published.narinfo().to_string();
+            write(&published.narinfo_file(), narinfo.as_bytes());
         }
         Self { dir, n_paths }
+    }
+
+    /// Returns the directory that is the cache.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// Returns the path whose closure is everything.
@@ -121,37 +117,4 @@ fn base_name(idx: usize) -> String {
 
 fn path(idx: usize) -> String {
     format!("/nix/store/{}", base_name(idx))
-}
-
-/// Returns the archive of a plain file that is not executable.
-fn archive_of(text: &str) -> Vec<u8> {
-    let words = [
-        "nix-archive-1",
-        "(",
-        "type",
-        "regular",
-        "contents",
-        text,
-        ")",
-    ];
-    let mut archive = Vec::new();
-    for word in words {
-        let size = u64::try_from(word.len()).expect("a length fits");
-        archive.extend(size.to_le_bytes());
-        archive.extend(word.as_bytes());
-        archive.resize(archive.len().next_multiple_of(8), 0);
-    }
-    archive
-}
-
-/// Has genuine Nix hash files; returns the hashes in its base-32.
-fn hashes(store: &TestStore, files: &[PathBuf]) -> Vec<String> {
-    let nix_hash = requirement::find_program("nix-hash").expect("it comes with Nix");
-    let of_some = |files: &[PathBuf]| {
-        let files = files.iter().map(OsString::from);
-        let hashing = store.program(&nix_hash);
-        let hashing = hashing.args(["--flat", "--type", "sha256", "--base32"]);
-        hashing.args(files).succeed().output_lines()
-    };
-    files.chunks(N_HASHED_AT_ONCE).flat_map(of_some).collect()
 }

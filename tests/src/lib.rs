@@ -29,8 +29,10 @@ pub mod pair;
 pub mod store;
 pub mod terminal;
 
+pub mod archive;
 pub mod binary_cache;
 pub mod handmade_cache;
+pub mod publication;
 
 pub mod graph;
 pub mod hand_over;

@@ -8,7 +8,7 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use rustls::{ServerConnection, StreamOwned};
 
@@ -21,7 +21,7 @@ pub struct WebServer {
     address: SocketAddr,
     scheme: &'static str,
     seen: Arc<Seen>,
-    /// As long as this is here, connections are taken.
+    /// As long as this is here, connections are taken, unless the server dies.
     open: Arc<()>,
 }
 
@@ -43,10 +43,39 @@ pub struct Request {
 }
 
 /// What has happened so far.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Seen {
     requests: Mutex<Vec<Request>>,
     n_connections: AtomicUsize,
+    /// How many requests it lives to answer.
+    n_most: AtomicUsize,
+    sockets: Sockets,
+}
+
+/// What is open: where connections are taken, and those that were.
+#[derive(Debug)]
+struct Sockets {
+    listener: TcpListener,
+    connections: Mutex<Vec<Weak<TcpStream>>>,
+}
+
+impl Sockets {
+    /// Lets nobody in any more, which also ends the wait for the next one.
+    fn stop_listening(&self) {
+        let both = rustix::net::Shutdown::Both;
+        let _did_listen = rustix::net::shutdown(&self.listener, both);
+    }
+
+    /// Closes everything, as the end of a process does.
+    fn close(&self) {
+        self.stop_listening();
+        let connections = self.connections.lock();
+        let mut connections = connections.unwrap_or_else(PoisonError::into_inner);
+        for connection in connections.drain(..).filter_map(|open| open.upgrade()) {
+            // Its other end may have closed it already.
+            drop(connection.shutdown(Shutdown::Both));
+        }
+    }
 }
 
 impl WebServer {
@@ -99,33 +128,48 @@ impl WebServer {
     ) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
         let address = listener.local_addr().expect("a listener has an address");
-        let seen = Arc::<Seen>::default();
+        let seen = Arc::new(Seen {
+            requests: Mutex::default(),
+            n_connections: AtomicUsize::default(),
+            n_most: AtomicUsize::new(usize::MAX),
+            sockets: Sockets {
+                listener,
+                connections: Mutex::default(),
+            },
+        });
         let (answer, talk, known) = (Arc::new(answer), Arc::new(talk), Arc::clone(&seen));
         let open = Arc::new(());
         let is_open = Arc::downgrade(&open);
         std::thread::spawn(move || {
-            for connection in listener.incoming() {
-                let connection = connection.expect("a connection can be taken");
+            // Ends with an error when the server dies.
+            for connection in known.sockets.listener.incoming().map_while(Result::ok) {
                 // The test's own way to say that it is done.
                 if is_open.strong_count() == 0 {
-                    return;
+                    break;
                 }
                 let seen = Arc::clone(&known);
                 seen.n_connections.fetch_add(1, Ordering::SeqCst);
                 let (answer, talk) = (Arc::clone(&answer), Arc::clone(&talk));
                 std::thread::spawn(move || {
                     let silent = connection.try_clone().expect("a socket can be cloned");
+                    let silent = Arc::new(silent);
+                    let connections = seen.sockets.connections.lock();
+                    connections
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .push(Arc::downgrade(&silent));
                     let serve = |from: &mut dyn BufRead, to: &mut dyn Write| {
                         serve(from, to, &silent, &seen, &*answer)
                     };
                     // A client that has gone gets nothing.
                     drop(talk(connection, &serve));
                     // One that is to be broken would end in order otherwise.
-                    if let Ok(None) = rustix::net::sockopt::socket_linger(&silent) {
+                    if let Ok(None) = rustix::net::sockopt::socket_linger(&*silent) {
                         drop(silent.shutdown(Shutdown::Both));
                     }
                 });
             }
+            // Those who are still served keep the socket.
+            known.sockets.stop_listening();
         });
         Self {
             address,
@@ -162,6 +206,12 @@ impl WebServer {
             .iter()
             .filter(|request| request.path == path)
             .count()
+    }
+
+    /// Has the server die after it has answered so many requests: everybody who is connected loses the
+    /// connection, and nobody can connect any more.
+    pub fn die_after(&self, n_requests: usize) {
+        self.seen.n_most.store(n_requests, Ordering::SeqCst);
     }
 
     /// Returns how often somebody connected so far.
@@ -204,10 +254,17 @@ fn serve(
         request.tunnel = Some(tunnel);
     }
     {
-        let mut seen = seen.requests.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = seen.iter().filter(|earlier| earlier.path == request.path);
+        let requests = seen.requests.lock();
+        let mut requests = requests.unwrap_or_else(PoisonError::into_inner);
+        let before = requests
+            .iter()
+            .filter(|earlier| earlier.path == request.path);
         request.n_before = before.count();
-        seen.push(request.clone());
+        requests.push(request.clone());
+        if requests.len() > seen.n_most.load(Ordering::SeqCst) {
+            seen.sockets.close();
+            return Ok(ControlFlow::Break(()));
+        }
     }
     request.body = read_body(&request, from, to)?;
     let answer = answer(&request);

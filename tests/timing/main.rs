@@ -3,6 +3,7 @@
 
 mod closures;
 mod graphs;
+mod outages;
 mod throughput;
 
 use std::path::Path;

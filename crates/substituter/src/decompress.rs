@@ -11,6 +11,7 @@ use store_model::narinfo::Compression;
 use xz2::stream::{CONCATENATED, Stream};
 
 mod brotli;
+mod gzip;
 
 /// Most memory of one xz stream. `xz -9` needs 65 MiB; a dictionary of 4 GiB can be asked for.
 const MAX_XZ_MEMORY_BYTES: u64 = 128 << 20;
@@ -22,7 +23,8 @@ const MAX_ZSTD_WINDOW_LOG: u32 = 27;
 /// How much compressed data is read at once.
 const BUFFER_BYTES: usize = 64 << 10;
 
-/// Returns what `compressed` holds.
+/// Returns what `compressed` holds. Nothing is read from it yet: reading blocks, and this may be
+/// called where nobody may block.
 ///
 /// # Errors
 /// There is no memory for a decoder.
@@ -38,7 +40,7 @@ pub(crate) fn decompress(
             Box::new(xz2::bufread::XzDecoder::new_stream(compressed, stream))
         }
         Compression::Bzip2 => Box::new(bzip2::bufread::MultiBzDecoder::new(compressed)),
-        Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(compressed)),
+        Compression::Gzip => Box::new(gzip::Decoder::new(compressed)),
         Compression::Zstd => {
             let mut decoder = zstd::Decoder::with_buffer(compressed)?;
             decoder.window_log_max(MAX_ZSTD_WINDOW_LOG)?;

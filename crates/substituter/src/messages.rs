@@ -47,7 +47,8 @@ pub struct Offer {
 
 /// Asked by path goals and planners: who has a path. All caches are asked at once; one that gives no
 /// answer in time (`cache-answer-timeout`) counts as not having it, is left alone for a while, and that
-/// is told once. Once one cache has offered the path, all the others together have that time too.
+/// is told once. Once one cache has offered the path, all the others together have that time too; a
+/// cache that was waited for in vain then is named once.
 ///
 /// What a cache offers that may not be believed is left out, with a warning that names cache and path.
 #[derive(Debug, Message)]

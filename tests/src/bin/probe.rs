@@ -4,6 +4,7 @@
 //! `probe sockets` opens a socket of every family, `probe keyring add|find` leaves a key and looks
 //! for it, `probe terminal` types into the caller's terminal, `probe xattrs FILE` reads and writes
 //! extended attributes, `probe socket FILE` leaves a socket at FILE.
+//! `probe peak PROGRAM ARGUMENTS` is for tests: it runs a program and prints the most memory it held.
 //! Each attempt prints `NAME ok`, or `NAME` and the number of the error.
 
 #![expect(
@@ -12,6 +13,7 @@
 )]
 
 use std::ffi::CString;
+use std::process::ExitCode;
 
 use nix::libc;
 use nix::sys::resource::{UsageWho, getrusage};
@@ -19,7 +21,7 @@ use nix::sys::resource::{UsageWho, getrusage};
 /// Set-user-ID, set-group-ID and `0755`.
 const MODE: libc::c_long = 0o6755;
 
-fn main() {
+fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words.as_slice() {
@@ -32,20 +34,22 @@ fn main() {
             std::os::unix::net::UnixListener::bind(file).expect("a socket can be bound");
         }
         ["nest", depth] => nest(depth.parse().expect("a depth is a number")),
-        ["peak", program, arguments @ ..] => print_peak_memory(program, arguments),
+        ["peak", program, arguments @ ..] => return print_peak_memory(program, arguments),
         other => panic!("no such probe: {other:?}"),
     }
+    ExitCode::SUCCESS
 }
 
-/// Runs a program and prints how many kilobytes of memory it held at most.
-fn print_peak_memory(program: &str, arguments: &[&str]) {
+/// Runs a program, prints how many kilobytes of memory it held at most, and ends as it did.
+fn print_peak_memory(program: &str, arguments: &[&str]) -> ExitCode {
     let status = std::process::Command::new(program)
         .args(arguments)
         .status()
         .expect("the program can be run");
-    assert!(status.success(), "{program}: {status}");
     let usage = getrusage(UsageWho::RUSAGE_CHILDREN).expect("one's own usage can be asked for");
     println!("peak {}", usage.max_rss());
+    let code = status.code().and_then(|code| u8::try_from(code).ok());
+    ExitCode::from(code.unwrap_or_else(|| panic!("{program}: {status}")))
 }
 
 /// Makes folders within folders, deeper than any path is long.

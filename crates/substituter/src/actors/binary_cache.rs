@@ -71,6 +71,13 @@ pub(crate) struct CountBadOffer {
     pub(crate) path: StorePath,
 }
 
+/// Sent by the substituter: another cache has the path, and this one was waited for in vain.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct NoteLate {
+    pub(crate) path: StorePath,
+}
+
 /// Sent by the substituter at the end: nobody is answered any more.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
@@ -147,6 +154,8 @@ pub(crate) struct BinaryCache {
     pub(super) vigil: Vigil,
     askers: HashMap<Question, Vec<oneshot::Sender<Result<Answer, Error>>>>,
     n_refusals: usize,
+    /// Whether it was told that somebody waited for this cache in vain.
+    is_late_told: bool,
 }
 
 impl BinaryCache {
@@ -167,6 +176,7 @@ impl BinaryCache {
             vigil: Vigil::default(),
             askers: HashMap::new(),
             n_refusals: 0,
+            is_late_told: false,
         }
     }
 
@@ -477,6 +487,24 @@ impl Handler<CountBadOffer> for BinaryCache {
         self.fail(
             Failure::BadOffer,
             "too much of what it offers is not what it says",
+        );
+    }
+}
+
+impl Handler<NoteLate> for BinaryCache {
+    type Result = ();
+
+    fn handle(&mut self, late: NoteLate, _: &mut Context<Self>) {
+        // While it does not even say what it is, the end of that question tells.
+        let is_told_elsewhere = self.breaker.is_open() || matches!(self.info, Info::Asked(_));
+        if is_told_elsewhere || self.is_late_told {
+            return;
+        }
+        self.is_late_told = true;
+        tracing::warn!(
+            "'{}' has not said in time whether it has '{}', which is taken from another",
+            self.client.name,
+            self.client.trust.store_dir.print(&late.path)
         );
     }
 }

@@ -1,5 +1,6 @@
 //! All caches: asks them at once, and puts what they say in order.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use store_model::StorePath;
 use tokio::time::{Instant, sleep_until};
 
 use super::BinaryCache;
-use super::binary_cache::{AskCache, CountBadOffer, OpenNar, StopCache, Word};
+use super::binary_cache::{AskCache, CountBadOffer, NoteLate, OpenNar, StopCache, Word};
 use crate::Error;
 use crate::messages::{
     CacheIdx, FetchNar, Freshness, NarTransfer, Offer, Offers, QueryOffers, ReportBadOffer,
@@ -77,6 +78,7 @@ async fn query(
     let mut offers = Vec::new();
     let mut n_refused = 0;
     let mut deadline = None;
+    let mut unheard: BTreeSet<usize> = (0..caches.len()).collect();
     loop {
         let late = OptionFuture::from(deadline.map(sleep_until));
         let next = tokio::select! {
@@ -86,6 +88,7 @@ async fn query(
         let Some((cache_idx, answer)) = next else {
             break;
         };
+        unheard.remove(&cache_idx);
         // An actor that is gone has no word.
         let Ok(answer) = answer else { continue };
         let answer = answer?;
@@ -108,6 +111,10 @@ async fn query(
             Word::Refused => n_refused += 1,
             Word::None => {}
         }
+    }
+    for cache_idx in unheard {
+        let path = path.clone();
+        caches[cache_idx].address.do_send(NoteLate { path });
     }
     offers.sort_by_key(|(rank, _)| *rank);
     Ok(Offers {

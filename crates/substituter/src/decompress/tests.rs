@@ -83,6 +83,22 @@ fn what_was_compressed_comes_back() {
     }
 }
 
+/// Must not be read.
+struct Untouchable;
+
+impl Read for Untouchable {
+    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+        panic!("it was read");
+    }
+}
+
+#[test]
+fn nothing_is_read_before_somebody_reads() {
+    for compression in Compression::ALL {
+        drop(decompress(compression, Untouchable).unwrap());
+    }
+}
+
 #[test]
 fn a_stream_that_is_cut_off_anywhere_is_an_error() {
     let data = &sample()[199_000..202_000];
