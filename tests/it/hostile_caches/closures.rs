@@ -173,4 +173,13 @@ fn a_derivation_that_is_none_is_not_valid_and_builds_nothing() {
         failed.expect_error(drv);
     }
     scene.assert_nothing_new();
+
+    let mut all = bad;
+    all.push(serve(&Arc::new(Lie::none()), truths));
+    let built = asking().run(&scene, &all, &["build"], &drvs);
+    built.expect_status(0);
+    for cache in &all[..GARBLED.len()] {
+        built.expect_error(&cache.url(""));
+    }
+    scene.assert_sound();
 }

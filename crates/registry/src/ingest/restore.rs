@@ -29,6 +29,7 @@ use super::repair::keep_signatures;
 use super::{Ingest, Staged};
 use crate::Error;
 use crate::db::write::Registration;
+use crate::derivations::parse_staged;
 use crate::layout::Layout;
 use crate::messages::{Occupied, RegisterRestored, RestoreError, RestoreNar, RestoredPath};
 
@@ -39,7 +40,11 @@ impl Ingest {
     /// See [`RestoreError`]; nothing is left of it.
     pub(crate) fn restore(&mut self, request: RestoreNar) -> Result<RestoredPath, RestoreError> {
         let staged = Staged::new(self.trash.clone());
-        match self.restore_staged(&staged, request) {
+        let restored = self.restore_staged(&staged, request).and_then(|info| {
+            self.check_derivation(&info.path, &staged)?;
+            Ok(info)
+        });
+        match restored {
             Ok(info) => Ok(RestoredPath { info, staged }),
             Err(error) => {
                 // At once, not when there is time: the disk may be full.
@@ -102,6 +107,25 @@ impl Ingest {
         }
         self.optimise_staged(staged, &logical_path, &cancel)?;
         Ok(as_registered(promised))
+    }
+
+    /// Checks that what is to be a derivation is one, as long as another source can be asked for it.
+    fn check_derivation(&self, path: &StorePath, staged: &Staged) -> Result<(), RestoreError> {
+        if !path.is_derivation() {
+            return Ok(());
+        }
+        let flaw = match parse_staged(&self.layout, path, staged) {
+            Ok(_) => return Ok(()),
+            Err(Error::Derivation { source, .. }) => source.to_string(),
+            Err(error @ (Error::DerivationPath { .. } | Error::UnsupportedFile { .. })) => {
+                error.to_string()
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let path = self.layout.print(path);
+        Err(RestoreError::Broken(format!(
+            "what came is not the derivation '{path}': {flaw}"
+        )))
     }
 
     /// Checks an archive's size and hash.
