@@ -5,8 +5,9 @@
 //! ```
 //!
 //! Registrations that arrive while a batch is on its way to the disk share the next one. When many
-//! come at once, a batch waits for more of them, for no longer than the disk took for the last one:
-//! so at most half of the time is spent on syncing, which everybody who makes files suffers from.
+//! come at once, a batch waits for more of them, for no longer than twice the time that the disk took
+//! for the last one: so at most a third of the time is spent on syncing, which everybody who makes
+//! files suffers from.
 //! Each has a savepoint of its own, so a bad one fails alone; a failed sync or commit fails all of
 //! them.
 
@@ -247,7 +248,7 @@ fn patience(n_commits: usize, took: Duration) -> Duration {
         // Perhaps one that waits for the answer before it asks for more.
         return Duration::ZERO;
     }
-    took.min(MAX_GATHERING)
+    (took * 2).min(MAX_GATHERING)
 }
 
 #[expect(
