@@ -96,7 +96,8 @@ pub struct Settings {
     pub max_jobs: usize,
     /// Cores for each builder (`cores`); 0 means all.
     pub cores: usize,
-    /// Substitutions at once (`max-substitution-jobs`).
+    /// Substitutions at once (`max-substitution-jobs`). More than the 16 of Nix: small archives of a
+    /// server that is far away spend their time on the way.
     pub max_substitution_jobs: usize,
     /// Whether to go on after a failure (`keep-going`).
     pub keep_going: bool,
@@ -233,7 +234,7 @@ impl Default for Settings {
                 .collect(),
             max_jobs: 1,
             cores: 0,
-            max_substitution_jobs: 16,
+            max_substitution_jobs: 32,
             keep_going: false,
             keep_failed: false,
             fallback: false,

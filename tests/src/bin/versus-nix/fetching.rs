@@ -74,7 +74,7 @@ impl Shelf {
         let store = TestStore::beneath(parent, Profile::native());
         let invocation = match program {
             Program::Goalctl => store.goalctl(["ensure"]),
-            Program::GenuineNix => store.nix_store(["--realise", "-j", "16"]),
+            Program::GenuineNix => store.nix_store(["--realise", "-j", "32"]),
         };
         let url = self
             .server
