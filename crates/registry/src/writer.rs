@@ -5,16 +5,16 @@
 //! ```
 //!
 //! Registrations that arrive while a batch is on its way to the disk share the next one. When many
-//! come at once, a batch waits for more of them, for no longer than twice the time that the disk took
-//! for the last one: so at most a third of the time is spent on syncing, which everybody who makes
-//! files suffers from.
+//! come at once and more are announced, a batch waits for those, for no longer than twice the time that
+//! the disk took for the last one: so at most a third of the time is spent on syncing, which everybody
+//! who makes files suffers from.
 //! Each has a savepoint of its own, so a bad one fails alone; a failed sync or commit fails all of
 //! them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TryRecvError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -65,8 +65,21 @@ pub(crate) enum ContentSync {
 #[derive(Debug, Clone)]
 pub(crate) struct CommitQueue {
     commits: SyncSender<Commit>,
+    n_announced: Arc<AtomicUsize>,
     #[cfg(test)]
     n_batches: Arc<AtomicU64>,
+}
+
+/// Announces a commit, or what will probably become one, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Announced {
+    n_announced: Arc<AtomicUsize>,
+}
+
+impl Drop for Announced {
+    fn drop(&mut self) {
+        self.n_announced.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl CommitQueue {
@@ -74,6 +87,14 @@ impl CommitQueue {
     pub(crate) fn submit_blocking(&self, commit: Commit) {
         if let Err(refused) = self.commits.send(commit) {
             (refused.0.done)(Err(Error::Stopped));
+        }
+    }
+
+    /// Says that a commit is on its way, which a batch may wait for.
+    pub(crate) fn announce(&self) -> Announced {
+        self.n_announced.fetch_add(1, Ordering::Relaxed);
+        Announced {
+            n_announced: Arc::clone(&self.n_announced),
         }
     }
 
@@ -102,16 +123,19 @@ impl Writer {
         content_sync: ContentSync,
     ) -> Result<Self, Error> {
         let (commits, receiver) = mpsc::sync_channel(QUEUE_LEN);
+        let n_announced = Arc::new(AtomicUsize::new(0));
         let n_batches = Arc::new(AtomicU64::new(0));
         let state = State {
             layout,
             database,
             content_sync,
+            n_announced: Arc::clone(&n_announced),
             n_batches: Arc::clone(&n_batches),
         };
         Ok(Self {
             queue: CommitQueue {
                 commits,
+                n_announced,
                 #[cfg(test)]
                 n_batches,
             },
@@ -137,6 +161,7 @@ struct State {
     layout: Arc<Layout>,
     database: Database,
     content_sync: ContentSync,
+    n_announced: Arc<AtomicUsize>,
     n_batches: Arc<AtomicU64>,
 }
 
@@ -144,7 +169,7 @@ impl State {
     fn run(self, receiver: &Receiver<Commit>) {
         let mut patience = Duration::ZERO;
         while let Ok(first) = receiver.recv() {
-            let batch = gather(first, receiver, patience);
+            let batch = gather(first, receiver, patience, &self.n_announced);
             let n_commits = batch.len();
             let started_at = now();
             self.commit_and_answer(batch);
@@ -222,14 +247,20 @@ impl State {
     }
 }
 
-/// Takes what waits behind `first`, and what comes within `patience`.
-fn gather(first: Commit, receiver: &Receiver<Commit>, patience: Duration) -> Vec<Commit> {
+/// Takes what waits behind `first`, and what comes within `patience` while something is announced.
+fn gather(
+    first: Commit,
+    receiver: &Receiver<Commit>,
+    patience: Duration,
+    n_announced: &AtomicUsize,
+) -> Vec<Commit> {
     let mut batch = vec![first];
     let deadline = now() + patience;
     while batch.len() < MAX_BATCH {
         match receiver.try_recv() {
             Ok(commit) => batch.push(commit),
             Err(TryRecvError::Disconnected) => break,
+            Err(TryRecvError::Empty) if n_announced.load(Ordering::Relaxed) == 0 => break,
             Err(TryRecvError::Empty) => {
                 let left = deadline.saturating_duration_since(now());
                 match receiver.recv_timeout(left) {

@@ -39,6 +39,7 @@ impl Ingest {
     /// # Errors
     /// See [`RestoreError`]; nothing is left of it.
     pub(crate) fn restore(&mut self, request: RestoreNar) -> Result<RestoredPath, RestoreError> {
+        let _announced = self.commits.announce();
         let staged = Staged::new(self.trash.clone());
         let restored = self.restore_staged(&staged, request).and_then(|info| {
             self.check_derivation(&info.path, &staged)?;

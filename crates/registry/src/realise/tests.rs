@@ -102,8 +102,8 @@ async fn outputs_that_mention_themselves_and_each_other_say_the_paths_that_there
     assert!(info.content_address.unwrap().starts_with("fixed:r:sha256:"));
     registry.locks_are_free().await;
     assert_eq!(store.objects().len(), 2);
-    assert!(store.staged().is_empty());
     registry.stop().await;
+    assert!(store.staged().is_empty());
 }
 
 #[actix::test]
@@ -274,7 +274,7 @@ async fn a_hard_link_to_a_secret_is_not_rewritten_into_a_floating_output() {
         "{answer:?}"
     );
     canary.check();
+    registry.stop().await;
     assert!(store.objects().is_empty());
     assert!(store.staged().is_empty());
-    registry.stop().await;
 }

@@ -106,19 +106,26 @@ fn commit() -> Commit {
 }
 
 #[test]
-fn a_batch_waits_for_what_comes_while_there_is_patience_and_room() {
+fn a_batch_waits_for_what_is_announced_while_there_is_patience_and_room() {
     let (commits, receiver) = mpsc::sync_channel(MAX_BATCH + 1);
     let a_day = Duration::from_hours(24);
+    let n_announced = AtomicUsize::new(1);
+    let n_gathered = |patience| gather(commit(), &receiver, patience, &n_announced).len();
     commits.send(commit()).unwrap();
     // What waits is taken without patience, too.
-    assert_eq!(gather(commit(), &receiver, Duration::ZERO).len(), 2);
-    assert_eq!(gather(commit(), &receiver, Duration::ZERO).len(), 1);
+    assert_eq!(n_gathered(Duration::ZERO), 2);
+    assert_eq!(n_gathered(Duration::ZERO), 1);
     for _ in 0..=MAX_BATCH {
         commits.send(commit()).unwrap();
     }
-    assert_eq!(gather(commit(), &receiver, a_day).len(), MAX_BATCH);
+    assert_eq!(n_gathered(a_day), MAX_BATCH);
+    n_announced.store(0, Ordering::Relaxed);
+    // Two were left, and nobody is on the way.
+    assert_eq!(n_gathered(a_day), 3);
+    n_announced.store(1, Ordering::Relaxed);
     let sender = std::thread::spawn(move || commits.send(commit()).unwrap());
-    assert_eq!(gather(commit(), &receiver, a_day).len(), 4);
+    // The sender is gone with its last commit, or it would be waited for a day.
+    assert_eq!(n_gathered(a_day), 2);
     sender.join().unwrap();
 }
 
