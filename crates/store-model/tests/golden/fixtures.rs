@@ -31,12 +31,13 @@ pub(crate) fn files_in(directory: &Path, suffix: &str) -> Vec<(String, Vec<u8>)>
     let mut files: Vec<(String, Vec<u8>)> = fs::read_dir(directory)
         .expect("a fixture directory can be listed")
         .map(|entry| entry.expect("a fixture directory can be listed").path())
-        .map(|path| {
+        .filter_map(|path| {
             let name = path.file_name().expect("an entry has a name");
-            let contents = fs::read(&path).expect("a fixture can be read");
-            (name.to_string_lossy().into_owned(), contents)
+            let name = name.to_string_lossy().into_owned();
+            // There may be directories beside them.
+            let is_wanted = name.ends_with(suffix);
+            is_wanted.then(|| (name, fs::read(&path).expect("a fixture can be read")))
         })
-        .filter(|(name, _)| name.ends_with(suffix))
         .collect();
     files.sort();
     assert!(
