@@ -31,6 +31,9 @@ const CHECKED_BYTES: u64 = 32 << 20;
 /// saves syncs but makes the one that folds them stall everybody for seconds.
 const CHECKPOINT_PAGES: u32 = 4_000;
 
+/// After how long a new database is tried again that somebody else is just making, too.
+const NEW_DATABASE_PAUSE: Duration = Duration::from_millis(2);
+
 /// How long we wait for another writer before we say so.
 const BUSY_WARNING_AFTER: Duration = Duration::from_secs(1);
 
@@ -160,6 +163,7 @@ impl Database {
         connection
             .busy_timeout(options.busy_limit)
             .map_err(failed)?;
+        keep_log(&connection, options.busy_limit).map_err(failed)?;
         configure(&connection, options.metadata_sync).map_err(failed)?;
         Ok(Self {
             connection,
@@ -251,6 +255,24 @@ impl Database {
     }
 }
 
+/// Has writers append to a log, as Nix does.
+///
+/// Of two programs that open a new database at the same moment the engine turns one away at once, whatever
+/// its patience: both hold what the other needs.
+fn keep_log(connection: &Connection, busy_limit: Duration) -> rusqlite::Result<()> {
+    let mut waited = Duration::ZERO;
+    loop {
+        match connection.pragma_update_and_check(None, "journal_mode", "wal", |_| Ok(())) {
+            Err(error) if is_busy(&error) && waited < busy_limit => {
+                // Nobody is told when the other one is through, which takes it milliseconds.
+                std::thread::sleep(NEW_DATABASE_PAUSE);
+                waited += NEW_DATABASE_PAUSE;
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
 fn configure(connection: &Connection, metadata_sync: MetadataSync) -> rusqlite::Result<()> {
     connection.pragma_update(None, "foreign_keys", true)?;
     // Values that come from elsewhere must not run code inside our queries.
@@ -258,7 +280,6 @@ fn configure(connection: &Connection, metadata_sync: MetadataSync) -> rusqlite::
     // Otherwise each new parameter has a statement planned anew, for this SQLite is built with
     // statistics that a plan could depend on. There are none in this database.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
-    connection.pragma_update_and_check(None, "journal_mode", "wal", |_| Ok(()))?;
     connection.pragma_update(
         None,
         "synchronous",

@@ -180,10 +180,19 @@ fn write_version_file(path: &Path, version: u64) -> Result<(), Error> {
     let mut file = File::options()
         .write(true)
         .create(true)
-        .truncate(true)
+        .truncate(false)
         .mode(0o644)
         .open(&new)
         .map_err(failed)?;
+    // Another program that opens the new store at the same moment writes the same file.
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive)
+        .map_err(|errno| Error::file("locking", &new, errno))?;
+    if fs::read_to_string(path).is_ok_and(|text| text == version.to_string()) {
+        // Usually the other one's, renamed; what is left of ours is empty.
+        let _renamed = fs::remove_file(&new);
+        return Ok(());
+    }
+    file.set_len(0).map_err(failed)?;
     write!(file, "{version}").map_err(failed)?;
     file.sync_all().map_err(failed)?;
     fs::rename(&new, path).map_err(|error| Error::file("renaming to", path, error))?;
